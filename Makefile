@@ -1,0 +1,55 @@
+# Everything runs from .venv, made here; a fresh machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= out
+
+.PHONY: help setup demo test test-slow test-gpu bad-inputs lint format protos bench clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (about two minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with everything installed
+
+demo: $(STAMP)  ## start the service, stream a portrait and a voice, write out/demo.mp4, print what was measured
+	@$(BIN)/liveact demo --out $(OUT)/demo.mp4
+
+test: $(STAMP)  ## the whole default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the minutes-long tests
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bad-inputs: $(STAMP)  ## send every bad input over a real stream and print the status of each
+	$(BIN)/python -m pytest tests/test_bad_input.py -s
+
+lint: $(STAMP)  ## ruff, mypy and buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint
+
+format: $(STAMP)  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP)  ## generate the Python stubs beside the .proto
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+
+bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
+	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512
+	$(BIN)/liveact bench graph
+	$(BIN)/liveact bench memory
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache

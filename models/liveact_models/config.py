@@ -1,0 +1,290 @@
+"""Sizes of the model: typed configurations and the presets `tiny` and `soulx-liveact-18b`.
+
+Field names of `TransformerConfig` are those of the released config.json (model-facts, "Network"), so a released file reads into
+it without a map. Every config is frozen: a process builds it once and passes it whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MiB = 1024 * 1024
+
+
+class ConfigError(ValueError):
+    """A configuration that names something unknown or contradicts itself; the message says what is accepted."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The diffusion transformer (model-facts, "Network"). Defaults are the released size."""
+
+    dim: int = 5120
+    ffn_dim: int = 13824
+    num_layers: int = 40
+    num_heads: int = 40
+    freq_dim: int = 256
+    in_dim: int = 36
+    """Channels of the patch input: 16 noise + 4 mask + 16 reference latents."""
+    out_dim: int = 16
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    text_len: int = 512
+    text_dim: int = 4096
+    clip_dim: int = 1280
+    clip_tokens: int = 257
+    audio_window: int = 5
+    """Video frames of sound each frame sees, itself in the middle."""
+    audio_blocks: int = 12
+    """Hidden layers of the audio encoder that are used."""
+    audio_channels: int = 768
+    intermediate_dim: int = 512
+    output_dim: int = 768
+    context_tokens: int = 32
+    """Audio tokens per latent frame."""
+    vae_scale: int = 4
+    """Video frames per latent frame after the first."""
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ConfigError(f"dim {self.dim} does not split into {self.num_heads} heads of an even width")
+        if self.audio_window % 2 == 0:
+            raise ConfigError(f"audio_window {self.audio_window} must be odd: the frame itself stands in the middle")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """The causal 3-D VAE, strides 4x8x8, 16 channels (diffusers' AutoencoderKLWan)."""
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_scales: tuple[float, ...] = ()
+    temperal_downsample: tuple[bool, ...] = (False, True, True)
+    mean: tuple[float, ...] = (
+        -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+        0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+    )  # fmt: skip
+    std: tuple[float, ...] = (
+        2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+        3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AudioEncoderConfig:
+    """wav2vec2 (transformers' Wav2Vec2Model); field names are that library's."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    conv_dim: tuple[int, ...] = (512,) * 7
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """UMT5 (transformers' UMT5EncoderModel). `tokenizer`: "umt5" reads google/umt5-xxl beside the weights, "bytes" needs no file."""
+
+    vocab: int = 256384
+    dim: int = 4096
+    dim_attn: int = 4096
+    dim_ffn: int = 10240
+    num_heads: int = 64
+    num_layers: int = 24
+    num_buckets: int = 32
+    tokenizer: str = "umt5"
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """CLIP vision tower; its last-but-one block is read (model-facts, "Network")."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    dim: int = 1280
+    mlp_ratio: int = 4
+    out_dim: int = 1024
+    num_heads: int = 16
+    num_layers: int = 32
+    activation: str = "gelu"
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """Picture sizes a preset accepts, in pixels; both sides are multiples of 16."""
+
+    minimum: int
+    maximum: int
+    """Longest side."""
+    default: tuple[int, int]
+    """(width, height)."""
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a block is sampled (model-facts, "Sampling"): three steps at the same diffusion times for every block."""
+
+    timesteps: tuple[float, ...] = (1000.0, 937.5, 833.33333333)
+    sampler: str = "renoise"
+    memory: str = "conv"
+    audio_guidance: float = 1.0
+    skip_audio_steps: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.sampler not in ("renoise", "euler"):
+            raise ConfigError(f"sampler {self.sampler!r}: accepted are 'renoise' and 'euler'")
+        if self.memory not in ("conv", "mean"):
+            raise ConfigError(f"memory {self.memory!r}: accepted are 'conv' and 'mean'")
+        if self.audio_guidance < 1.0:
+            raise ConfigError(f"audio_guidance {self.audio_guidance}: accepted are values from 1.0 (off) up")
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def guided(self) -> bool:
+        return self.audio_guidance > 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the shapes of one model."""
+
+    name: str
+    transformer: TransformerConfig
+    vae: VaeConfig
+    audio_encoder: AudioEncoderConfig
+    text_encoder: TextEncoderConfig
+    image_encoder: ImageEncoderConfig
+    limits: SizeLimits
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    fps: int = 20
+    trained_fps: int = 25
+    """The rate the audio path was trained at: sound is stretched by trained_fps / fps (model-facts, "Network")."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name the shapes: states are adopted only by a model of the same fingerprint."""
+        import hashlib
+
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """Raises `ConfigError` naming an unknown or missing field."""
+        return _build(cls, data, "model")
+
+
+def _build(cls: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a table of fields, found {type(data).__name__}")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; accepted are {', '.join(sorted(known))}")
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        nested = _NESTED.get((cls, name))
+        if nested is not None:
+            values[name] = _build(nested, value, f"{where}.{name}")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+_NESTED: dict[tuple[type, str], type] = {
+    (ModelConfig, "transformer"): TransformerConfig,
+    (ModelConfig, "vae"): VaeConfig,
+    (ModelConfig, "audio_encoder"): AudioEncoderConfig,
+    (ModelConfig, "text_encoder"): TextEncoderConfig,
+    (ModelConfig, "image_encoder"): ImageEncoderConfig,
+    (ModelConfig, "limits"): SizeLimits,
+    (ModelConfig, "sampling"): SamplingConfig,
+}
+
+
+def transformer_config_from_json(path: Path) -> TransformerConfig:
+    """The transformer's sizes out of a released config.json; fields that do not fix shapes are passed over.
+
+    Raises `ConfigError` when the file is not JSON or lacks `dim`, `num_layers` or `num_heads`.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable config.json ({error})") from None
+    for key in ("dim", "num_layers", "num_heads"):
+        if key not in data:
+            raise ConfigError(f"{path}: field {key!r} is missing")
+    known = {f.name for f in dataclasses.fields(TransformerConfig)}
+    return _build(TransformerConfig, {k: v for k, v in data.items() if k in known}, str(path))
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        name="tiny",
+        transformer=TransformerConfig(
+            dim=192, ffn_dim=512, num_layers=6, num_heads=3, freq_dim=64, text_len=32, text_dim=64, clip_dim=64,
+            audio_blocks=4, audio_channels=64, intermediate_dim=64, output_dim=64, context_tokens=8,
+        ),
+        vae=VaeConfig(dim=8, dim_mult=(1, 1, 2, 4), num_res_blocks=1),
+        audio_encoder=AudioEncoderConfig(
+            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, conv_dim=(32,) * 7,
+            num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+        ),
+        text_encoder=TextEncoderConfig(
+            vocab=384, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2, tokenizer="bytes"
+        ),
+        image_encoder=ImageEncoderConfig(image_size=224, dim=64, mlp_ratio=2, out_dim=32, num_heads=4, num_layers=3),
+        limits=SizeLimits(minimum=32, maximum=256, default=(64, 64), max_pixels=256 * 256),
+    ),
+    "soulx-liveact-18b": ModelConfig(
+        name="soulx-liveact-18b",
+        transformer=TransformerConfig(),
+        vae=VaeConfig(),
+        audio_encoder=AudioEncoderConfig(),
+        text_encoder=TextEncoderConfig(),
+        image_encoder=ImageEncoderConfig(),
+        limits=SizeLimits(minimum=256, maximum=1024, default=(512, 512), max_pixels=720 * 720),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> ModelConfig:
+    """The preset of that name; raises `ConfigError` naming those there are."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"preset {name!r} is unknown; accepted are {', '.join(PRESETS)}") from None
+
+
+def check_size(config: ModelConfig, width: int, height: int) -> None:
+    """Raise `ConfigError` unless (width, height), in pixels, is a size this preset renders."""
+    limits = config.limits
+    if width % 16 or height % 16 or width <= 0 or height <= 0:
+        raise ConfigError(f"size {width}x{height}: both sides must be positive multiples of 16")
+    if min(width, height) < limits.minimum or max(width, height) > limits.maximum:
+        raise ConfigError(
+            f"size {width}x{height}: preset {config.name} accepts sides from {limits.minimum} to {limits.maximum}"
+        )
+    if width * height > limits.max_pixels:
+        raise ConfigError(f"size {width}x{height}: preset {config.name} accepts at most {limits.max_pixels} pixels")

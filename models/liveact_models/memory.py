@@ -1,0 +1,101 @@
+"""ConvKV memory: 14 slots of keys and values become 6 when a block is done with them (model-facts, "ConvKV memory").
+
+Nothing reads the uncompressed slots again after a block, so they are compressed at commit, not before the next block:
+the same numbers, and a session keeps 6 latent frames per step cache instead of 14.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from liveact_models.config import ModelConfig, SamplingConfig
+from liveact_models.timeline import CONTEXT_SLOTS, WINDOW_SLOTS
+from liveact_models.transformer import KeyValue
+
+REFERENCE = slice(0, 2)
+LONG_TERM = (slice(2, 7), slice(7, 12))
+SHORT_TERM = slice(12, 14)
+
+
+def cache_names(sampling: SamplingConfig) -> tuple[str, ...]:
+    """The caches of a session: one a diffusion step, and with audio guidance one a step of the null-audio branch."""
+    return _cache_names(sampling, sampling.guided)
+
+
+def _cache_names(sampling: SamplingConfig, guided: bool) -> tuple[str, ...]:
+    steps = range(sampling.num_steps)
+    null_steps = [step for step in steps if guided and step not in sampling.skip_audio_steps]
+    return (*map(step_cache, steps), *map(null_cache, null_steps))
+
+
+def step_cache(step: int) -> str:
+    return f"step{step}"
+
+
+def null_cache(step: int) -> str:
+    return f"step{step}.null"
+
+
+def cache_shape(config: ModelConfig, width: int, height: int) -> tuple[int, int, int, int, int]:
+    """One step cache at width x height pixels: [layers, 2 (keys, values), 6 * tokens_per_frame, heads, head_dim]."""
+    model = config.transformer
+    return model.num_layers, 2, CONTEXT_SLOTS * frame_tokens(config, width, height), model.num_heads, model.head_dim
+
+
+def frame_tokens(config: ModelConfig, width: int, height: int) -> int:
+    """Tokens of one latent frame: (H / 16) * (W / 16) with the released patch of 2x2 on strides of 8."""
+    _, rows, columns = config.transformer.patch_size
+    return (height // 8 // rows) * (width // 8 // columns)
+
+
+def memory_bytes(config: ModelConfig, width: int, height: int, dtype: torch.dtype, guided: bool = False) -> int:
+    """Bytes of a session's memory from block 0 on, the same for a second and an hour.
+
+    caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance.
+    """
+    caches = len(_cache_names(config.sampling, guided))
+    return caches * math.prod(cache_shape(config, width, height)) * dtype.itemsize
+
+
+def compress(frames: Tensor, weight: Tensor) -> Tensor:
+    """Five frames of tokens into one: [5, tokens, heads, head_dim] -> [1, tokens, heads, head_dim].
+
+    A depthwise convolution, kernel 5 and stride 5, over the flattened tokens: 5 consecutive ones (row-major) give one.
+    `weight` is [dim, 1, 5] with dim = heads * head_dim.
+    """
+    channels = frames.flatten(2).flatten(0, 1).T
+    compressed = F.conv1d(channels[None], weight, stride=weight.shape[-1], groups=len(weight))[0]
+    return compressed.T.unflatten(-1, frames.shape[2:])[None]
+
+
+def remember(context: Tensor, fresh: Tensor, weight: Tensor) -> Tensor:
+    """Keys, or values, of one layer after a block: context of 6 and fresh of 8 latent frames -> the next context of 6.
+
+    Shapes [latent_frames * tokens, heads, head_dim]. Slots 0-1 stay, 2-6 and 7-11 are compressed into slots 2 and 3
+    (long-term memory, recurrent, for slots 2-5 hold the older memory), 12-13 move to 4-5 (short-term memory).
+    """
+    slots = torch.cat((context, fresh)).unflatten(0, (WINDOW_SLOTS, -1))
+    long_term = [compress(slots[frames], weight) for frames in LONG_TERM]
+    return torch.cat((slots[REFERENCE], *long_term, slots[SHORT_TERM])).flatten(0, 1)
+
+
+def next_cache(context: Tensor | None, fresh: Sequence[KeyValue], weights: Sequence[Tensor]) -> Tensor:
+    """A step cache after a block: [layers, 2, 6 * tokens, heads, head_dim] in memory of its own.
+
+    Args:
+        context: the cache before the block; None before block 0, whose 6 frames are the memory as they are.
+        fresh: each layer's keys and values of the block.
+        weights: each layer's compression [dim, 1, 5]. The released code compresses values with that of the keys too.
+    """
+    key = fresh[0][0]
+    tokens = len(key) if context is None else context.shape[2]
+    cache = key.new_empty((len(fresh), 2, tokens, *key.shape[1:]))
+    for layer, (parts, weight) in enumerate(zip(fresh, weights, strict=True)):
+        for part, new in enumerate(parts):
+            cache[layer, part] = new if context is None else remember(context[layer, part], new, weight)
+    return cache

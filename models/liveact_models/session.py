@@ -1,0 +1,171 @@
+"""All that a session has become, as one value: exported between two blocks, adopted wherever the model is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liveact_models import blob
+from liveact_models.blob import StateError
+from liveact_models.config import ModelConfig, SamplingConfig, check_size
+from liveact_models.memory import cache_names, cache_shape
+from liveact_models.sampler import check_seed
+from liveact_models.timeline import WINDOW_SLOTS
+from liveact_models.transformer import Conditioning
+
+__all__ = ["SessionState", "StateError"]
+
+_MEMORY = "memory."
+_DECODER = "decoder."
+_CONDITION = ("text", "clip", "reference")
+_SCALARS: dict[str, type] = {
+    **dict.fromkeys(("block", "seed", "width", "height", "fps", "prompt_version"), int),
+    **dict.fromkeys(("preset", "fingerprint"), str),
+}
+
+
+@dataclass(eq=False)
+class SessionState:
+    """The value of a session between two blocks. Tensors are replaced, never written into, so sharing one is safe."""
+
+    block: int
+    """The next block to denoise."""
+    seed: int
+    width: int
+    height: int
+    fps: int
+    prompt_version: int
+    preset: str
+    fingerprint: str
+    """Of the `ModelConfig` that made it."""
+    sampling: SamplingConfig
+    text: Tensor
+    """Text embedding [tokens <= text_len, text_dim]."""
+    clip: Tensor
+    """CLIP tokens [clip_tokens, clip_dim]."""
+    reference: Tensor
+    """VAE latents of the portrait and zero frames [16, 14, h, w]."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """ConvKV memory by cache, each [layers, 2, 6 * tokens_per_frame, heads, head_dim]; empty before block 0 is done."""
+    decoder: dict[str, Tensor] = field(default_factory=dict)
+    """The VAE decoder's feature cache; its names and shapes are the decoder's own."""
+    conditioning: Conditioning | None = field(default=None, repr=False)
+    """Derived from text and clip by the transformer, not part of the value: not exported, rebuilt when None."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.memory.values())
+
+    def misfit(self, config: ModelConfig) -> str | None:
+        """What is wrong with the tensors for a model of this config, in words; None when they fit."""
+        expected = self._expected_shapes(config)
+        tensors = {**self._conditions(), **{_MEMORY + name: tensor for name, tensor in self.memory.items()}}
+        for name in sorted(expected.keys() | tensors.keys()):
+            if name not in tensors:
+                return f"tensor {name} is missing"
+            if name not in expected:
+                return f"tensor {name} is unexpected; accepted are {', '.join(expected)}"
+            if tuple(tensors[name].shape) != expected[name] or not tensors[name].is_floating_point():
+                found = f"{tuple(tensors[name].shape)} of {tensors[name].dtype}"
+                return f"tensor {name} is {found}; accepted is {expected[name]} of a floating type"
+        if len({tensor.dtype for tensor in self.memory.values()}) > 1:
+            return "the memory's tensors are of different types; accepted is one"
+        return None
+
+    def _expected_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        model = config.transformer
+        words = min(max(self.text.shape[0] if self.text.dim() else 1, 1), model.text_len)
+        caches = cache_names(self.sampling) if self.block else ()
+        return {
+            "text": (words, model.text_dim),
+            "clip": (model.clip_tokens, model.clip_dim),
+            "reference": (model.out_dim, WINDOW_SLOTS, self.height // 8, self.width // 8),
+            **{_MEMORY + name: cache_shape(config, self.width, self.height) for name in caches},
+        }
+
+    def _conditions(self) -> dict[str, Tensor]:
+        return {"text": self.text, "clip": self.clip, "reference": self.reference}
+
+    def to(self, device: torch.device | str) -> SessionState:
+        """The same value with every tensor on that device."""
+        return dataclasses.replace(
+            self,
+            text=self.text.to(device),
+            clip=self.clip.to(device),
+            reference=self.reference.to(device),
+            memory={name: tensor.to(device) for name, tensor in self.memory.items()},
+            decoder={name: tensor.to(device) for name, tensor in self.decoder.items()},
+            conditioning=None,
+        )
+
+    def export(self) -> bytes:
+        """One safetensors blob with versioned header and checksum (see `blob`): the same bytes for the same value."""
+        header: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
+        header["sampling"] = dataclasses.asdict(self.sampling)
+        tensors = {
+            **self._conditions(),
+            **{_MEMORY + name: tensor for name, tensor in self.memory.items()},
+            **{_DECODER + name: tensor for name, tensor in self.decoder.items()},
+        }
+        return blob.pack(header, tensors)
+
+    @classmethod
+    def adopt(cls, exported: bytes, config: ModelConfig) -> SessionState:
+        """The session of an export, on the CPU, its tensors bit for bit those exported and of the same types.
+
+        Raises `StateError` with the reason STATE_FORMAT (no session export), STATE_TRUNCATED, STATE_VERSION,
+        STATE_CHECKSUM, STATE_MODEL_MISMATCH (another model's) or STATE_TENSOR (one missing, unexpected or misshapen).
+        """
+        header, tensors = blob.unpack(exported)
+        if header.get("fingerprint") != config.fingerprint():
+            raise StateError(
+                "STATE_MODEL_MISMATCH",
+                f"the session is of model {header.get('preset')} ({header.get('fingerprint')}); "
+                f"accepted is {config.name} ({config.fingerprint()})",
+            )
+        missing = [name for name in _CONDITION if name not in tensors]
+        if missing:
+            raise StateError("STATE_TENSOR", f"tensor {missing[0]} is missing")
+        conditions: dict[str, Any] = {name: tensors.pop(name) for name in _CONDITION}
+        memory = _take(tensors, _MEMORY)
+        decoder = _take(tensors, _DECODER)
+        if tensors:
+            raise StateError("STATE_TENSOR", f"tensor {min(tensors)} is unexpected")
+        try:
+            scalars, sampling = _read_scalars(header), _read_sampling(header["sampling"])
+            check_size(config, scalars["width"], scalars["height"])
+            check_seed(scalars["seed"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise StateError(
+                "STATE_FORMAT", f"the header is not a session's ({type(error).__name__}: {error})"
+            ) from None
+        state = cls(**scalars, sampling=sampling, **conditions, memory=memory, decoder=decoder)
+        misfit = state.misfit(config)
+        if misfit:
+            raise StateError("STATE_TENSOR", misfit)
+        return state
+
+
+def _read_scalars(header: dict[str, Any]) -> dict[str, Any]:
+    scalars = {name: header[name] for name in _SCALARS}
+    for name, value in scalars.items():
+        fits = isinstance(value, str) if _SCALARS[name] is str else type(value) is int and value >= 0
+        if not fits:
+            raise ValueError(
+                f"{name} is {value!r}; accepted is {'text' if _SCALARS[name] is str else 'a number from 0'}"
+            )
+    return scalars
+
+
+def _read_sampling(fields: dict[str, Any]) -> SamplingConfig:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return SamplingConfig(**values)
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove and return the tensors whose names begin with the prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in sorted(tensors) if name.startswith(prefix)}

@@ -1,0 +1,33 @@
+"""AudioEncoder: the sound of a block becomes wav2vec2 features (model-facts, "Audio")."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from liveact_services.conductor.stages import Features
+from liveact_services.replica import Replica
+
+if TYPE_CHECKING:
+    from liveact_models.voice import BlockVoice
+
+    from liveact_services.config import ServiceConfig
+
+
+class AudioEncoder(Replica):
+    """Stateless: a block's features depend on the window it is given and nothing else."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        super().__init__(config, config.audio_encoder)
+        self._encoder = self.checkpoint.load_audio_encoder(device=str(self.device))
+
+    async def encode(self, voice: BlockVoice, block: int) -> Features:
+        """Features of the frames [start - 2, stop + 2) of the block."""
+        return await self.compute.run(self._encode, voice, block)
+
+    def _encode(self, voice: BlockVoice, block: int) -> Features:
+        from liveact_models.voice import block_features
+
+        began = time.perf_counter()
+        features = block_features(self._encoder, voice, block).float().cpu().numpy()
+        return Features(features, time.perf_counter() - began)

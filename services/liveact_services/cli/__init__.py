@@ -1,0 +1,1 @@
+"""The command line `liveact`: one file a command."""

@@ -1,0 +1,17 @@
+"""`liveact bench`: the measurements, one file each."""
+
+from __future__ import annotations
+
+import typer
+
+from liveact_services.cli.bench import flops
+
+app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+app.command()(flops.flops)

@@ -1,0 +1,91 @@
+"""`liveact serve`: start the service and keep it until a signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from liveact_services.cli import options
+from liveact_services.cli.output import note, print_json, reserved_stdout
+
+if TYPE_CHECKING:
+    from liveact_services.config import ServiceConfig
+
+
+def serve(
+    config: options.ConfigFile = None,
+    preset: options.Preset = None,
+    checkpoint: options.Checkpoint = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="redis://... of the sessions; none: an embedded Valkey.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the embedded Valkey keeps its files.")] = None,
+    settings: options.Settings = None,
+    json: options.Json = False,
+) -> None:
+    """Start the service on this machine.
+
+    Prints one line on stdout once it answers, and runs until SIGINT or SIGTERM:
+    LIVEACT READY grpc=HOST:PORT preset=... checkpoint=... redis=... startup_s=...
+    """
+    chosen = options.effective_config(
+        config, settings, preset=preset, checkpoint=checkpoint, host=host, port=port, redis_url=redis_url,
+        data_dir=data_dir,
+    )  # fmt: skip
+    announce(chosen)
+    with reserved_stdout() as stdout:
+        started = time.monotonic()
+        signal.signal(signal.SIGTERM, _interrupt)
+        from liveact_services.service import start_service
+
+        service = start_service(chosen, startup_progress(started))
+        try:
+            startup_s = time.monotonic() - started
+            ready = {
+                "grpc": service.address, "preset": chosen.preset, "checkpoint": service.checkpoint,
+                "redis": service.redis, "startup_s": round(startup_s, 1),
+            }  # fmt: skip
+            if json:
+                print_json(ready, stdout)
+            else:
+                print("LIVEACT READY", *(f"{key}={value}" for key, value in ready.items()), file=stdout, flush=True)
+            wait_for_signal()
+            note("stopping")
+        finally:
+            service.stop()
+
+
+def announce(config: ServiceConfig) -> None:
+    """Say what is about to be started, on stderr."""
+    weights = "untrained weights" if config.checkpoint == "untrained" else f"weights of {config.checkpoint}"
+    sessions = (
+        f"embedded Valkey in {config.data_dir}" if config.redis_url is None else options.hide_password(config.redis_url)
+    )
+    note(f"starting LiveAct Serve: preset {config.preset}, {weights}, sessions in {sessions}")
+
+
+def startup_progress(started: float):  # type: ignore[no-untyped-def]
+    """A callback that prints what has come up, with the seconds since `started` (of `time.monotonic`)."""
+    return lambda line: note(f"  {time.monotonic() - started:5.1f} s  {line}")
+
+
+def wait_for_signal() -> None:
+    """Until SIGINT or SIGTERM; a second one ends the process the hard way."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

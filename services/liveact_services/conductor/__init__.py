@@ -1,0 +1,1 @@
+"""One stream's blocks through the stages. Knows neither Ray nor gRPC."""

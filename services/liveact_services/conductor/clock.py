@@ -1,0 +1,61 @@
+"""When a block is due: the wall clock on which a session's frames are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from liveact_models.timeline import block_frames, block_seconds
+
+MARGIN_S = 0.15
+"""Added to the measured time of a block: what a busy machine may take more."""
+
+
+class PlayClock:
+    """Tells the earliest and latest moment to start a block in real-time pacing.
+
+    Frame 0 is shown `playout_delay` after it was delivered. A block is started no earlier than its predecessor is shown, so
+    that the server is at most one block ahead, and no later than its own showing less the time a block has been taking. A
+    block delivered late moves the clock: the viewer has waited, everything after is shown later.
+    """
+
+    def __init__(self, fps: int, now: Callable[[], float]) -> None:
+        self.fps = fps
+        self.now = now
+        self.origin: float | None = None
+        self.stalls = 0
+        self.stalled_s = 0.0
+        self._block_s = 0.0
+
+    @property
+    def playout_delay(self) -> float:
+        """Seconds a player buffers before frame 0: block 0 is shorter than the sound block 1 has to wait for."""
+        return block_seconds(1, self.fps) - block_seconds(0, self.fps) + MARGIN_S
+
+    def shown_at(self, block: int) -> float | None:
+        """When the block's first frame is due on the viewer's screen; None before anything was delivered."""
+        return None if self.origin is None else self.origin + block_frames(block).start / self.fps
+
+    def earliest(self, block: int) -> float:
+        """Not before this moment; -inf for block 0."""
+        if block == 0:
+            return float("-inf")
+        shown = self.shown_at(block - 1)
+        return float("inf") if shown is None else shown
+
+    def latest(self, block: int) -> float:
+        """Started after this moment the block would probably be late; -inf before anything was delivered."""
+        shown = self.shown_at(block)
+        return float("-inf") if shown is None else shown - 1.25 * self._block_s - MARGIN_S
+
+    def delivered(self, block: int, started: float) -> None:
+        """The first frames of the block, started at `started`, have gone out now."""
+        moment = self.now()
+        took = moment - started
+        self._block_s = took if self._block_s == 0 else max(0.7 * self._block_s + 0.3 * took, 0.5 * took)
+        due = self.shown_at(block)
+        if self.origin is None or due is None:
+            self.origin = moment + self.playout_delay - block_frames(block).start / self.fps
+        elif moment > due:
+            self.stalls += 1
+            self.stalled_s += moment - due
+            self.origin += moment - due

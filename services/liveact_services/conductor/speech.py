@@ -1,0 +1,255 @@
+"""Where utterances stand on the media clock.
+
+Voice waits in a queue until the block that will speak it is planned; only then is it written to the session's `VoiceBuffer`. So an
+interrupt has little to take back, and voice that comes at speaking pace can be placed as late in a block as it must be and no
+later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from liveact_models.timeline import block_frames, block_sound_frames
+from liveact_models.voice import BlockVoice, VoiceBuffer
+
+from liveact_services.conductor.outputs import Event, Happening, Sound
+from liveact_services.errors import fail
+
+CUSHION_S = 0.1
+"""Voice held back when an utterance starts while it is still being spoken: how late its next piece may come."""
+
+
+@dataclass
+class Utterance:
+    """One utterance's voice that has not been placed yet."""
+
+    name: str
+    pieces: deque[np.ndarray] = field(default_factory=deque)
+    waiting: int = 0
+    """Samples in `pieces`."""
+    ended: bool = False
+    flowing: bool = False
+    """Its voice reaches the end of what is written: the next piece follows on without a gap."""
+    placed: bool = False
+
+    def take(self, count: int) -> np.ndarray:
+        """Up to `count` samples from the front."""
+        taken: list[np.ndarray] = []
+        while count > 0 and self.pieces:
+            piece = self.pieces.popleft()
+            if len(piece) > count:
+                self.pieces.appendleft(piece[count:])
+                piece = piece[:count]
+            taken.append(piece)
+            count -= len(piece)
+        joined = np.concatenate(taken) if taken else np.zeros(0, np.float32)
+        self.waiting -= len(joined)
+        return joined
+
+
+@dataclass
+class Span:
+    """Samples [start, stop) of the session's clock in which an utterance is spoken."""
+
+    utterance: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PlannedSound:
+    """A block's sound, and what happens in it."""
+
+    voice: BlockVoice
+    sound: Sound
+    events: tuple[Event, ...]
+    utterances: tuple[str, ...]
+    """The utterance spoken in each of the block's frames, "" for none."""
+
+
+class Speech:
+    """A session's utterances, waiting and placed. Positions are samples at `rate` from the session's first frame."""
+
+    def __init__(self, rate: int, fps: int, max_waiting_s: float = float("inf")) -> None:
+        self.rate, self.fps = rate, fps
+        self._buffer = VoiceBuffer(rate, fps)
+        self._queue: deque[Utterance] = deque()
+        self._names: set[str] = set()
+        """Every utterance there was."""
+        self._dropped: set[str] = set()
+        """Those an interrupt cut off before they had ended: voice of theirs may still be under way, and is dropped."""
+        self._spans: deque[Span] = deque()
+        self._max_waiting = max_waiting_s * rate
+        self._idle = True
+
+    # ---- what the client sends ---------------------------------------------------------------------------------------------
+
+    def hear(self, name: str, samples: np.ndarray) -> None:
+        """Voice of an utterance, float32 [n]. Raises `ServiceError` when utterances interleave or too much waits."""
+        if name in self._dropped:
+            return
+        current = self._queue[-1] if self._queue and not self._queue[-1].ended else None
+        if current is None or current.name != name:
+            if name in self._names:
+                raise fail("UTTERANCE_ENDED", f"utterance {name!r} was ended before; each needs a name of its own")
+            if current is not None:
+                raise fail("UTTERANCE_INTERLEAVED", f"utterance {name!r} starts while {current.name!r} has not ended")
+            current = Utterance(name)
+            self._queue.append(current)
+            self._names.add(name)
+        if self.waiting + len(samples) > self._max_waiting:
+            raise fail(
+                "VOICE_BACKLOG_FULL", f"more than {self._max_waiting / self.rate:.0f} s of voice wait to be spoken"
+            )
+        current.pieces.append(samples)
+        current.waiting += len(samples)
+
+    def end(self, name: str) -> Event | None:
+        """No more voice in this utterance; a notice for one without any. Raises `ServiceError` for one that has ended."""
+        if name in self._dropped:
+            self._dropped.discard(name)
+            return None
+        if name not in self._names:
+            self._names.add(name)
+            return Event(Happening.NOTICE, self._now, name, reason="UTTERANCE_EMPTY",
+                         message=f"utterance {name!r} ended without a sample of voice")  # fmt: skip
+        if not self._queue or self._queue[-1].name != name or self._queue[-1].ended:
+            raise fail("UTTERANCE_ENDED", f"utterance {name!r} was ended before")
+        self._queue[-1].ended = True
+        return None
+
+    def end_all(self) -> None:
+        """The client is done: what waits is all there will be."""
+        if self._queue:
+            self._queue[-1].ended = True
+
+    def interrupt(self, next_block: int, shown_frames: int) -> Event:
+        """Drop all voice that no planned block holds.
+
+        `next_block` is the first block not planned, `shown_frames` what the client has acknowledged.
+        """
+        cut = self._buffer.boundary(block_frames(next_block).start)
+        current = self._queue[0].name if self._queue else (self._spans[-1].utterance if self._spans else "")
+        dropped = self.waiting
+        kept: deque[Span] = deque()
+        for span in self._spans:
+            dropped += max(0, span.stop - max(span.start, cut))
+            if span.start < cut:
+                kept.append(Span(span.utterance, span.start, min(span.stop, cut)))
+        shown = self._buffer.boundary(shown_frames)
+        played = sum(max(0, min(s.stop, shown) - s.start) for s in kept if s.utterance == current)
+        self._spans = kept
+        self._dropped.update(u.name for u in self._queue if not u.ended)
+        self._queue.clear()
+        if self._buffer.written > cut:
+            self._buffer.truncate(block_frames(next_block).start)
+        return Event(
+            Happening.INTERRUPTED, min(shown, cut) / self.rate, utterance=current, block=next_block,
+            played_s=played / self.rate, discarded_s=dropped / self.rate,
+        )  # fmt: skip
+
+    # ---- what the Conductor asks -------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Samples not placed yet."""
+        return sum(u.waiting for u in self._queue)
+
+    @property
+    def speaking(self) -> bool:
+        """Whether voice waits, or an utterance has not ended."""
+        return bool(self._queue)
+
+    def covers(self, next_block: int) -> bool:
+        """Whether voice was written that no block before this one has spoken."""
+        return bool(self._spans) and self._spans[-1].stop > self._buffer.boundary(block_frames(next_block).start)
+
+    def complete(self, block: int) -> bool:
+        """Whether all the sound the block hears is known, down to its last sample."""
+        if self._queue and self._queue[-1].ended:
+            return True
+        return bool(self._queue) and self._buffer.written + self.waiting >= self._end(block)
+
+    def plan(self, block: int) -> PlannedSound:
+        """Write the block's sound, from what waits, and silence where nothing does; then cut it out.
+
+        An utterance that is still being spoken and cannot fill the block starts so late in it that the voice at hand, less a
+        cushion, just reaches its end; if it was flowing already it runs dry, and goes on in the same way.
+        """
+        end = self._end(block)
+        events: list[Event] = []
+        while self._buffer.written < end:
+            utterance = self._queue[0] if self._queue else None
+            if utterance is None:
+                self._silence(end - self._buffer.written)
+            elif utterance.waiting == 0 and utterance.ended:
+                self._finish(utterance, events)
+            elif not utterance.flowing and not self.complete(block):
+                self._start_late(utterance, end, events)
+            elif utterance.waiting == 0:
+                events.append(Event(Happening.UNDERRUN, self._now, utterance.name, block))
+                utterance.flowing = False
+                self._silence(end - self._buffer.written)
+            else:
+                self._place(utterance, end - self._buffer.written, events)
+        if self._queue and self._queue[0].ended and self._queue[0].waiting == 0:
+            self._finish(self._queue[0], events)
+        return self._cut(block, events)
+
+    # ---- placing -----------------------------------------------------------------------------------------------------------
+
+    def _start_late(self, utterance: Utterance, end: int, events: list[Event]) -> None:
+        room = end - self._buffer.written
+        spoken = min(room, max(0, self.waiting - round(CUSHION_S * self.rate)))
+        self._silence(room - spoken)
+        if spoken:
+            self._place(utterance, spoken, events)
+
+    def _place(self, utterance: Utterance, count: int, events: list[Event]) -> None:
+        if not utterance.placed:
+            events.append(Event(Happening.SPEECH_STARTED, self._now, utterance.name))
+        start = self._buffer.written
+        self._buffer.append(utterance.take(count))
+        last = self._spans[-1] if self._spans else None
+        if last is not None and last.utterance == utterance.name and last.stop == start:
+            last.stop = self._buffer.written
+        else:
+            self._spans.append(Span(utterance.name, start, self._buffer.written))
+        utterance.placed = utterance.flowing = True
+
+    def _finish(self, utterance: Utterance, events: list[Event]) -> None:
+        events.append(Event(Happening.SPEECH_ENDED, self._now, utterance.name))
+        self._queue.popleft()
+
+    def _silence(self, count: int) -> None:
+        self._buffer.append(np.zeros(count, np.float32), voiced=False)
+
+    def _cut(self, block: int, events: list[Event]) -> PlannedSound:
+        frames = block_frames(block)
+        utterances = tuple(self._spoken_in(frame) for frame in frames)
+        if not any(utterances) and not self._idle:
+            events.append(Event(Happening.IDLE, frames.start / self.fps, block=block))
+        self._idle = not any(utterances)
+        sound = Sound(block, frames.start / self.fps, self._buffer.played(block))
+        planned = PlannedSound(self._buffer.window(block), sound, tuple(events), utterances)
+        self._buffer.release(block)
+        return planned
+
+    def forget(self, shown_frames: int) -> None:
+        """Spans wholly shown are needed no more, but for the last one, which an interrupt may ask about."""
+        shown = self._buffer.boundary(shown_frames)
+        while len(self._spans) > 1 and self._spans[0].stop <= shown:
+            self._spans.popleft()
+
+    def _spoken_in(self, frame: int) -> str:
+        start, stop = self._buffer.boundary(frame), self._buffer.boundary(frame + 1)
+        return next((s.utterance for s in self._spans if s.start < stop and s.stop > start), "")
+
+    def _end(self, block: int) -> int:
+        return self._buffer.boundary(block_sound_frames(block).stop)
+
+    @property
+    def _now(self) -> float:
+        return self._buffer.written / self.rate

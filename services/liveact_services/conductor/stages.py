@@ -1,0 +1,135 @@
+"""The values that pass between the Conductor and the stages, and the seam itself.
+
+Nothing here knows Ray or gRPC: a stage is something awaitable, whether it runs in this process or on another node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from liveact_models.voice import BlockVoice
+
+
+class Codec(StrEnum):
+    """How a frame is encoded (liveact.v1.VideoCodec)."""
+
+    H264 = "h264"
+    JPEG = "jpeg"
+    RGB = "rgb"
+
+
+class Pacing(StrEnum):
+    """When frames are made (liveact.v1.Pacing)."""
+
+    REALTIME = "realtime"
+    FASTEST = "fastest"
+
+
+class Idle(StrEnum):
+    """What is shown while nobody speaks (liveact.v1.IdlePolicy)."""
+
+    ANIMATE = "animate"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What was agreed for one session; fixed for its life."""
+
+    session: str
+    width: int
+    height: int
+    """Picture size in pixels."""
+    fps: int
+    codec: Codec
+    pacing: Pacing
+    idle: Idle
+    seed: int
+    prompt: str
+    rate: int
+    """Samples a second of the voice, both ways."""
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block, ready to be made: everything it depends on beside the session's own value."""
+
+    block: int
+    voice: BlockVoice
+    prompt: str | None = None
+    """Set when the prompt changes with this block."""
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """One frame as it leaves the VaeDecoder."""
+
+    index: int
+    key: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Features:
+    """A block's sound as the transformer hears it, and what it cost."""
+
+    array: np.ndarray
+    """float32 [frames + 4, layers, dim]: the block's frames and two more on either side"""
+    audio_s: float
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A block's latents, and what it cost to get so far."""
+
+    latents: np.ndarray
+    """float32 [16, 6 or 8, H/8, W/8]"""
+    audio_s: float
+    denoise_s: float
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds of work behind a part: its own decoding and encoding; the first part of a block carries the block's others."""
+
+    audio_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+
+    def __add__(self, other: StageTimes) -> StageTimes:
+        return StageTimes(
+            self.audio_s + other.audio_s, self.denoise_s + other.denoise_s,
+            self.decode_s + other.decode_s, self.encode_s + other.encode_s,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """The frames of one latent frame, and what they cost."""
+
+    block: int
+    frames: tuple[EncodedFrame, ...]
+    times: StageTimes
+
+
+class Stages(Protocol):
+    """The graph as one stream sees it."""
+
+    @property
+    def replicas(self) -> tuple[str, str]:
+        """Ids of the Denoiser and VaeDecoder replicas that hold the session; empty in one process."""
+
+    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""
+
+    def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
+        """Start the block now; its parts arrive in order. Blocks are submitted in order, two at most unfinished."""
+
+    async def close(self) -> None:
+        """Forget the session everywhere."""

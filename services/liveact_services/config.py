@@ -1,0 +1,134 @@
+"""The service's one typed configuration: YAML file < environment (LIVEACT_...) < command line.
+
+Nested fields are set from the environment with two underscores: LIVEACT_DENOISER__REPLICAS=2.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from liveact_models.config import PRESETS, ConfigError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+DEFAULT_PROMPT = "A person looks into the camera and speaks."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageConfig(_Strict):
+    """One Serve deployment's replicas and what each of them takes."""
+
+    replicas: Annotated[int, Field(ge=1)] = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 0.1
+    """Logical CPUs, for placement only; `threads` says how many the replica computes on."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Torch threads. Ray would otherwise set them from num_cpus, that is to one."""
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
+
+
+class SessionLimits(_Strict):
+    """What a session may do and how long it lasts; seconds unless said."""
+
+    max_sessions: Annotated[int, Field(ge=1)] = 8
+    """Sessions admitted on one Denoiser replica."""
+    credit_frames: Annotated[int, Field(ge=64)] = 160
+    """Frames sent beyond the last acknowledged one; five blocks."""
+    ack_timeout_s: Annotated[float, Field(gt=0)] = 60
+    """A client that was sent its whole credit and acknowledges nothing for this long is cut off."""
+    config_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """How long an open stream may wait before its config."""
+    idle_timeout_s: Annotated[float, Field(gt=0)] = 600
+    """A session that hears neither voice nor ack for this long expires."""
+    detached_timeout_s: Annotated[float, Field(gt=0)] = 30
+    """How long a session without a stream waits to be resumed."""
+    max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
+    """Voice received and not yet turned into video."""
+    max_prompt_bytes: int = 4096
+
+
+class ServiceConfig(BaseSettings):
+    """Everything `liveact serve` needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    preset: str = "tiny"
+    checkpoint: str = "untrained"
+    """A checkpoint folder, or "untrained": weights drawn from a fixed seed."""
+    audio_encoder_dir: Path | None = None
+    """The wav2vec2 folder of a released checkpoint, where it is not inside it."""
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sampler: Literal["renoise", "euler"] = "renoise"
+    memory: Literal["conv", "mean"] = "conv"
+    audio_guidance: Annotated[float, Field(ge=1.0)] = 1.0
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 9000
+    """Port of the gRPC proxy."""
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Ray Serve's own HTTP proxy, which the cluster's readiness probe asks."""
+    redis_url: str | None = None
+    """redis://... or rediss://...; none: an embedded Valkey."""
+    data_dir: Path = Path(".liveact")
+    """Where the embedded Valkey keeps its files."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 20
+    """How long a replica that is going away may finish what it holds."""
+
+    gateway: StageConfig = StageConfig(max_ongoing_requests=256)
+    conditioner: StageConfig = StageConfig()
+    audio_encoder: StageConfig = StageConfig()
+    vae_encoder: StageConfig = StageConfig()
+    denoiser: StageConfig = StageConfig()
+    vae_decoder: StageConfig = StageConfig()
+    sessions: SessionLimits = SessionLimits()
+
+    @model_validator(mode="after")
+    def _known_preset(self) -> ServiceConfig:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is unknown; accepted are {', '.join(PRESETS)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        return init_settings, env_settings
+
+
+def load_config(path: Path | None = None, **overrides: Any) -> ServiceConfig:
+    """The configuration from an optional YAML file, the environment and overrides, the later ones winning.
+
+    Raises `ConfigError` that names the field and what is accepted.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML ({error})") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: expected a table of fields, found {type(loaded).__name__}")
+        values = dict(loaded or {})
+    for name in list(values):
+        # The environment stands above the file; pydantic-settings would put it below init arguments.
+        if f"LIVEACT_{name}".upper() in os.environ:
+            del values[name]
+    values.update({k: v for k, v in overrides.items() if v is not None})
+    try:
+        return ServiceConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ConfigError(f"{where}: {first['msg']}") from None

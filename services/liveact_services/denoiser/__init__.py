@@ -1,0 +1,1 @@
+"""Denoiser microservice: a coordinator and the ranks that compute for it."""

@@ -1,0 +1,118 @@
+"""Denoiser: holds the ConvKV sessions and denoises their blocks, one at a time, in the order they come."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
+from liveact_services.placement.pins import ReplicaFull, ReplicaGone
+from liveact_services.replica import Replica, replica_id
+
+if TYPE_CHECKING:
+    from liveact_services.config import ServiceConfig
+
+
+class BlockOrder:
+    """Lets a session's blocks through one by one: calls may overtake each other on their way, states may not."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._turn = asyncio.Condition()
+        self.closed = False
+        self.last_used = time.monotonic()
+
+    async def enter(self, block: int) -> None:
+        async with self._turn:
+            await self._turn.wait_for(lambda: self.closed or self._next >= block)
+            if self.closed:
+                raise ReplicaGone("the session was closed while its block waited")
+            if self._next != block:
+                raise ValueError(f"block {block} was made before; the next is {self._next}")
+
+    async def leave(self) -> None:
+        async with self._turn:
+            self._next += 1
+            self._turn.notify_all()
+
+    async def close(self) -> None:
+        async with self._turn:
+            self.closed = True
+            self._turn.notify_all()
+
+
+class Denoiser(Replica):
+    """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        super().__init__(config, config.denoiser)
+        sampling = dataclasses.replace(
+            self.model_config.sampling,
+            sampler=config.sampler, memory=config.memory, audio_guidance=config.audio_guidance,
+        )  # fmt: skip
+        self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
+        self._orders: dict[str, BlockOrder] = {}
+
+    async def open(self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray) -> str:
+        """Admit a session and give this replica's id, to which it is pinned from now on.
+
+        Raises `ReplicaFull` when as many sessions are held as the config allows.
+        """
+        await self._sweep()
+        if len(self._orders) >= self.config.sessions.max_sessions:
+            raise ReplicaFull(replica_id())
+        self._orders[spec.session] = BlockOrder()
+        try:
+            await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
+        except BaseException:
+            del self._orders[spec.session]
+            raise
+        return replica_id()
+
+    async def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
+        """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here."""
+        order = self._order(session)
+        await order.enter(block)
+        try:
+            denoised = await self.compute.run(self._ranks.denoise, session, block, features, text)
+        except BaseException:
+            # The blocks that wait behind this one can never have their turn.
+            await order.close()
+            raise
+        await order.leave()
+        return denoised
+
+    async def export(self, session: str) -> bytes:
+        """The Denoiser's part of the session's value, at the present block boundary."""
+        self._order(session)
+        return await self.compute.run(self._ranks.export, session)
+
+    async def close(self, session: str) -> None:
+        """Forget a session; closing one twice, or one never held, is no error."""
+        order = self._orders.pop(session, None)
+        if order is not None:
+            await order.close()
+            await self.compute.run(self._ranks.close, session)
+
+    async def sessions(self) -> list[str]:
+        """The sessions held."""
+        return list(self._orders)
+
+    async def _sweep(self) -> None:
+        """Drop what no Gateway has asked about for longer than any Gateway lets a session rest: its Gateway has died."""
+        limits = self.config.sessions
+        oldest = time.monotonic() - (limits.idle_timeout_s + limits.detached_timeout_s)
+        for session in [s for s, order in self._orders.items() if order.last_used < oldest]:
+            await self.close(session)
+
+    def _order(self, session: str) -> BlockOrder:
+        order = self._orders.get(session)
+        if order is None:
+            raise ReplicaGone(f"session {session} is not held here")
+        order.last_used = time.monotonic()
+        return order

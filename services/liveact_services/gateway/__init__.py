@@ -1,0 +1,1 @@
+"""Gateway microservice: the only one that talks to clients."""

@@ -1,0 +1,308 @@
+"""Gateway: liveact.v1.AvatarService as a Serve ingress. The only microservice that talks to clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from grpc_health.v1 import health_pb2
+from liveact.v1 import avatar_pb2 as pb
+from liveact_models.config import ModelConfig
+from liveact_models.voice.source import RATES as SAMPLE_RATES
+
+import liveact_services
+from liveact_services.config import ServiceConfig
+from liveact_services.errors import ServiceError, as_service_error, fail
+from liveact_services.gateway import requests
+from liveact_services.gateway.ledger import Ledger
+from liveact_services.gateway.live_session import LiveSession
+from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
+from liveact_services.gateway.serve_stages import ServeStages, StageHandles
+from liveact_services.gateway.warm_up import warm_up
+from liveact_services.replica import replica_id
+from liveact_services.sessions import AvatarStore, Database, Leases, SessionRecord, SessionState, SessionStore, names
+from liveact_services.sessions.tokens import new_resume_token, token_hash, token_matches
+
+if TYPE_CHECKING:
+    from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+    from ray.serve.handle import DeploymentHandle
+
+TENANT = "default"
+"""Whose everything is: there is one tenant until keys are asked for."""
+SWEEP_S = 5.0
+
+log = logging.getLogger("liveact.gateway")
+
+
+class Gateway:
+    """Admits sessions, runs a Conductor for each, and answers for avatars, sessions and health."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        model: ModelConfig,
+        checkpoint: str,
+        redis_url: str,
+        conditioner: DeploymentHandle,
+        audio_encoder: DeploymentHandle,
+        vae_encoder: DeploymentHandle,
+        denoiser: DeploymentHandle,
+        vae_decoder: DeploymentHandle,
+    ) -> None:
+        self._config, self._model, self._checkpoint = config, model, checkpoint
+        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder)
+        database = Database.connect(redis_url)
+        self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
+        self._live: dict[str, LiveSession] = {}
+        self._leaving = False
+        self._warm = False
+        self._tasks = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._sweep())]
+
+    # ---- the stream --------------------------------------------------------------------------------------------------------
+
+    async def StreamAvatar(
+        self, stream: gRPCInputStream, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.StreamAvatarResponse]:
+        """One session, or the continuation of one."""
+        try:
+            async for response in self._stream(stream):
+                yield response
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise _answer(grpc_context, error) from None
+
+    async def _stream(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> AsyncIterator[pb.StreamAvatarResponse]:
+        config = await self._first(stream)
+        if config.HasField("resume"):
+            live, number = await self._resume(config.resume)
+            token = config.resume.token
+        else:
+            live, token = await self._admit(config)
+            number = live.attach()
+        reader = asyncio.create_task(self._read(stream, live, number))
+        try:
+            yield pb.StreamAvatarResponse(session=self._introduce(live, token))
+            async for message in live.messages():
+                yield message
+        finally:
+            reader.cancel()
+            live.detach(number)
+
+    async def _first(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> pb.SessionConfig:
+        limit = self._config.sessions.config_timeout_s
+        try:
+            first = await asyncio.wait_for(anext(stream), limit)
+        except TimeoutError:
+            raise fail("CONFIG_TIMEOUT", f"no config came within {limit:.0f} s") from None
+        except StopAsyncIteration:
+            raise fail("CONFIG_MISSING", "the stream ended before its config") from None
+        if not first.HasField("config"):
+            raise fail("CONFIG_MISSING", f"the first message is {first.WhichOneof('payload') or 'empty'}, not config")
+        return first.config
+
+    async def _read(self, stream: AsyncIterator[pb.StreamAvatarRequest], live: LiveSession, number: int) -> None:
+        closed = False
+        try:
+            async for request in stream:
+                closed = closed or request.HasField("close")
+                live.handle(request)
+            if not closed:
+                # A client that has gone and one that merely ends its side look the same from here.
+                live.abandon(number)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            live.fail(as_service_error(error))
+
+    async def _admit(self, config: pb.SessionConfig) -> tuple[LiveSession, str]:
+        if self._leaving:
+            raise fail("SHUTTING_DOWN", "this server stops")
+        limits = self._config.sessions
+        session = names.new_id()
+        spec = requests.session_spec(config, session, self._model, limits)
+        voice = requests.voice_format(config.audio_format)
+        picture = await asyncio.to_thread(requests.portrait, await self._image(config), spec.width, spec.height)
+        token = new_resume_token(session)
+        now = time.time()
+        record = SessionRecord(
+            id=session, tenant=TENANT, state=SessionState.ADMITTED, width=spec.width, height=spec.height, fps=spec.fps,
+            sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
+            pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
+            create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
+            resume_hash=token_hash(token), gateway=replica_id(),
+        )  # fmt: skip
+        ledger = Ledger(record, self._store, self._leases, replica_id(), limits)
+        await ledger.admit()
+        live = LiveSession(spec, voice, ServeStages(self._handles), ledger, limits, self._ended)
+        self._live[session] = live
+        live.start(picture.image)
+        return live, token
+
+    async def _image(self, config: pb.SessionConfig) -> bytes:
+        match config.WhichOneof("portrait"):
+            case "image":
+                return config.image
+            case "avatar":
+                return await self._avatars.image(names.avatar_id(config.avatar), TENANT)
+            case _:
+                raise fail("PORTRAIT_MISSING", "neither image nor avatar is set")
+
+    async def _resume(self, resume: pb.Resume) -> tuple[LiveSession, int]:
+        record = await self._store.resume(resume.token, TENANT)
+        live = self._live.get(record.id)
+        if live is None:
+            raise fail("SESSION_LOST", "the gateway that held this session has gone")
+        if not token_matches(resume.token, live.ledger.record.resume_hash):
+            raise fail("RESUME_TOKEN_INVALID", "the resume token fits no session of this caller")
+        return live, live.resume(resume.next_frame)
+
+    def _introduce(self, live: LiveSession, token: str) -> pb.Session:
+        message = live.ledger.record.to_proto()
+        message.resume_token = token
+        message.credit_frames = self._config.sessions.credit_frames
+        message.playout_delay.CopyFrom(duration(live.conductor.clock.playout_delay))
+        return message
+
+    def _ended(self, live: LiveSession) -> None:
+        self._live.pop(live.spec.session, None)
+
+    async def _warm_up(self) -> None:
+        while not self._warm:
+            try:
+                took = await warm_up(ServeStages(self._handles), self._model)
+                log.info("warm after %.1f s", took)
+                self._warm = True
+            except Exception:
+                log.exception("the warm-up failed and is tried again")
+                await asyncio.sleep(SWEEP_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            with contextlib.suppress(ServiceError):
+                await self._store.sweep()
+
+    # ---- avatars -----------------------------------------------------------------------------------------------------------
+
+    async def CreateAvatar(
+        self, request: pb.CreateAvatarRequest, grpc_context: RayServegRPCContext
+    ) -> pb.CreateAvatarResponse:
+        """Check a portrait and keep it."""
+        async with _answered(grpc_context):
+            width, height = self._model.limits.default
+            picture = await asyncio.to_thread(requests.portrait, request.image, width, height)
+            record = await self._avatars.create(
+                TENANT, request.display_name, request.image, picture.source_width, picture.source_height
+            )
+            return pb.CreateAvatarResponse(avatar=record.to_proto())
+
+    async def ListAvatars(
+        self, request: pb.ListAvatarsRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ListAvatarsResponse:
+        """The caller's avatars."""
+        async with _answered(grpc_context):
+            return pb.ListAvatarsResponse(avatars=[r.to_proto() for r in await self._avatars.list(TENANT)])
+
+    async def DeleteAvatar(
+        self, request: pb.DeleteAvatarRequest, grpc_context: RayServegRPCContext
+    ) -> pb.DeleteAvatarResponse:
+        """Forget an avatar."""
+        async with _answered(grpc_context):
+            await self._avatars.delete(names.avatar_id(request.name), TENANT)
+            return pb.DeleteAvatarResponse()
+
+    # ---- sessions ----------------------------------------------------------------------------------------------------------
+
+    async def GetSession(
+        self, request: pb.GetSessionRequest, grpc_context: RayServegRPCContext
+    ) -> pb.GetSessionResponse:
+        """One session's record."""
+        async with _answered(grpc_context):
+            record = await self._store.get(names.session_id(request.name), TENANT)
+            return pb.GetSessionResponse(session=record.to_proto())
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ListSessionsResponse:
+        """The caller's sessions."""
+        async with _answered(grpc_context):
+            return pb.ListSessionsResponse(sessions=[r.to_proto() for r in await self._store.list(TENANT)])
+
+    async def DeleteSession(
+        self, request: pb.DeleteSessionRequest, grpc_context: RayServegRPCContext
+    ) -> pb.DeleteSessionResponse:
+        """Close a session."""
+        async with _answered(grpc_context):
+            session = names.session_id(request.name)
+            live = self._live.get(session)
+            if live is not None:
+                await live.close()
+            else:
+                await self._store.close(session, TENANT)
+            return pb.DeleteSessionResponse()
+
+    # ---- the server --------------------------------------------------------------------------------------------------------
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, grpc_context: RayServegRPCContext
+    ) -> pb.GetServerInfoResponse:
+        """What runs here and what it accepts."""
+        limits = self._model.limits
+        return pb.GetServerInfoResponse(
+            version=liveact_services.__version__, preset=self._model.name, checkpoint=self._checkpoint,
+            min_side=limits.minimum, max_side=limits.maximum,
+            default_width=limits.default[0], default_height=limits.default[1],
+            codecs=list(CODECS.values()), sample_rates_hz=SAMPLE_RATES, sessions=len(self._live),
+        )  # fmt: skip
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """SERVING once a session has gone through every stage, and until this server stops."""
+        return health_pb2.HealthCheckResponse(status=self._health())
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The status now, and whenever it changes."""
+        last = None
+        while True:
+            if (status := self._health()) != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(1)
+
+    async def go_away(self) -> None:
+        """Take no new sessions, and tell those there are."""
+        self._leaving = True
+        for live in self._live.values():
+            live.going_away()
+
+    def _health(self) -> Any:
+        serving = self._warm and not self._leaving
+        return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextlib.asynccontextmanager
+async def _answered(context: RayServegRPCContext) -> AsyncIterator[None]:
+    """Failures inside become the call's status."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        raise _answer(context, error) from None
+
+
+def _answer(context: RayServegRPCContext, error: Exception) -> ServiceError:
+    """Set the call's status; gives the error to raise, without which Serve would report OK."""
+    known = as_service_error(error)
+    context.set_code(known.code)
+    context.set_details(known.message)
+    context.set_trailing_metadata(list(known.trailing_metadata()))
+    return known

@@ -1,0 +1,123 @@
+"""One session's record in Redis, kept true by its Gateway; a Redis that is away delays the writes and stops nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from liveact_services.config import SessionLimits
+from liveact_services.errors import ServiceError
+from liveact_services.sessions import LeaseLost, Leases, SessionRecord, SessionState, SessionStore
+
+if TYPE_CHECKING:
+    from liveact_services.conductor.stages import Stages
+
+PERIOD_S = 1.0
+LEASE_MS = 10_000
+
+log = logging.getLogger("liveact.gateway")
+
+
+class Ledger:
+    """The session as it should stand in Redis, and the task that writes it there.
+
+    `moved` and `progress` only note what is so and never wait: a stream does not stall because a database does. Moves are written
+    in the order they happened.
+    """
+
+    def __init__(
+        self, record: SessionRecord, store: SessionStore, leases: Leases, owner: str, limits: SessionLimits
+    ) -> None:
+        self.record = record
+        self._store, self._leases, self._owner, self._limits = store, leases, owner, limits
+        self._moves: list[SessionState] = []
+        self._token: int | None = None
+        self._changed = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def admit(self) -> None:
+        """Write the new session and take its lease. Raises `ServiceError`: without Redis nothing new is begun."""
+        await self._store.admit(self.record)
+        self._token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS)
+        self._writer = asyncio.create_task(self._write())
+
+    def placed(self, stages: Stages) -> None:
+        """Note which replicas hold the session, where stages are replicas."""
+        denoiser, decoder = stages.replicas
+        self.record = dataclasses.replace(self.record, denoiser=denoiser, decoder=decoder)
+
+    def moved(self, state: SessionState) -> None:
+        """The session is in this state now."""
+        if state is not self.record.state:
+            self.record = dataclasses.replace(self.record, state=state)
+            self._moves.append(state)
+            self._changed.set()
+
+    def progress(self, block: int, frame: int) -> None:
+        """So many frames are made; `block` is the one they end in."""
+        self.record = dataclasses.replace(self.record, block=block, frame=frame)
+
+    async def close(self, state: SessionState) -> None:
+        """The session has ended: write that last move, or leave it to the sweep if Redis stays away."""
+        self.moved(state)
+        if self._writer is None:
+            return
+        try:
+            await asyncio.wait_for(self._writer, 5 * PERIOD_S)
+        except TimeoutError:
+            log.warning("the end of a session could not be written", extra={"session_id": self.record.id})
+
+    async def _write(self) -> None:
+        while not (self.record.state.ended and not self._moves):
+            try:
+                await asyncio.wait_for(self._changed.wait(), PERIOD_S)
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self._flush()
+            except LeaseLost:
+                # Our own lease lapsed while Redis was away or we were slow; nobody else can run this session, so take it back.
+                self._token = None
+            except ServiceError as error:
+                if error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
+                    await self._restore()
+                elif error.reason != "STORE_UNAVAILABLE":
+                    log.warning("session record: %s", error, extra={"session_id": self.record.id})
+                    self._moves.clear()
+                else:
+                    await asyncio.sleep(PERIOD_S)
+
+    async def _flush(self) -> None:
+        record = self.record
+        if self._token is None:
+            self._token = await self._leases.acquire(record.id, self._owner, LEASE_MS, take_over=True)
+        while self._moves:
+            places = {"denoiser": record.denoiser, "decoder": record.decoder}
+            await self._store.move(
+                record.id, self._moves[0], token=self._token, block=record.block, frame=record.frame, **places
+            )
+            self._moves.pop(0)
+        if not self.record.state.ended:
+            await self._leases.renew(record.id, self._token, LEASE_MS)
+            await self._store.touch(
+                record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry()
+            )
+
+    async def _restore(self) -> None:
+        """Redis came back without the record."""
+        try:
+            await self._store.restore(dataclasses.replace(self.record, expire_time=self._expiry()))
+            self._moves.clear()
+            self._token = None
+        except ServiceError as error:
+            log.warning("session record: %s", error, extra={"session_id": self.record.id})
+
+    def _expiry(self) -> float:
+        """A while past what the Gateway's own timers allow, so that only a Gateway that died leaves it to the sweep."""
+        detached = self.record.state is SessionState.DETACHED
+        rest = self._limits.detached_timeout_s if detached else self._limits.idle_timeout_s
+        return time.time() + rest + LEASE_MS / 1000

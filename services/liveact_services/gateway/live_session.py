@@ -1,0 +1,247 @@
+"""One session at the Gateway: it outlives the streams that attach to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+from liveact.v1 import avatar_pb2 as pb
+
+from liveact_services.conductor.conductor import Conductor
+from liveact_services.conductor.outputs import Event, Happening, Output, Video
+from liveact_services.conductor.stages import SessionSpec, Stages
+from liveact_services.config import SessionLimits
+from liveact_services.errors import ServiceError, as_service_error, fail
+from liveact_services.gateway import requests
+from liveact_services.gateway.ledger import Ledger
+from liveact_services.gateway.messages import responses
+from liveact_services.gateway.outbox import Outbox
+from liveact_services.gateway.requests import VoiceFormat
+from liveact_services.sessions import SessionState
+
+TICK_S = 0.25
+EXPIRING_S = 30.0
+"""How long before its end a session is told so."""
+
+log = logging.getLogger("liveact.gateway")
+
+
+class LiveSession:
+    """A Conductor, what it has to say, and the client's side of the conversation.
+
+    A stream attaches, hands in requests and reads messages. Losing the stream leaves the session DETACHED, starting no blocks,
+    until another attaches or it expires.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        voice: VoiceFormat,
+        stages: Stages,
+        ledger: Ledger,
+        limits: SessionLimits,
+        ended: Callable[[LiveSession], None],
+    ) -> None:
+        self.spec, self.ledger = spec, ledger
+        self._voice, self._stages, self._limits, self._ended = voice, stages, limits, ended
+        self._outbox = Outbox()
+        self.conductor = Conductor(
+            spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s
+        )
+        self._ready = False
+        self._sequence = 0
+        self._streams = 0
+        self._attached = False
+        self._created = self._heard = self._acked_at = self._left = time.monotonic()
+        self._warned = False
+        self._performance: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[None] | None = None
+
+    # ---- streams -----------------------------------------------------------------------------------------------------------
+
+    def start(self, portrait: np.ndarray) -> None:
+        """Prepare the session and perform, in the background. `portrait`: float32 [3, H, W] in [-1, 1]."""
+        self._performance = asyncio.create_task(self._perform(portrait))
+        asyncio.create_task(self._watch())  # noqa: RUF006 - ends with the session
+
+    def attach(self) -> int:
+        """A stream takes the session; gives its number. A stream that had it finds itself taken over."""
+        self._streams += 1
+        self._attached = True
+        self._heard = self._acked_at = time.monotonic()
+        self.conductor.pause(False)
+        return self._streams
+
+    def detach(self, stream: int) -> None:
+        """The stream is gone; if it is still the session's, the session waits for another."""
+        if stream != self._streams or self.over:
+            return
+        self._attached = False
+        self._left = time.monotonic()
+        self.conductor.pause(True)
+        if self._ready:
+            self.ledger.moved(SessionState.DETACHED)
+
+    def abandon(self, stream: int) -> None:
+        """The client's side ended without close: end the stream too, and leave the session to be resumed."""
+        if stream == self._streams and not self.over:
+            self._outbox.break_off(
+                fail("STREAM_NOT_CLOSED", "the stream ended without close; resume it with its token")
+            )
+
+    def resume(self, next_frame: int) -> int:
+        """Attach, and have the messages start with this frame. Raises `ServiceError` when it is not here."""
+        if self.over:
+            raise fail("SESSION_ENDED", "the session has ended")
+        self._outbox.rewind(next_frame)
+        stream = self.attach()
+        if self.conductor.delivered_frames:
+            self.ledger.moved(SessionState.STREAMING)
+        return stream
+
+    def messages(self) -> AsyncIterator[pb.StreamAvatarResponse]:
+        """What the attached stream is to send, to the session's end; raises what ended it."""
+        return self._outbox.messages()
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended, in whatever way."""
+        return self._end is not None
+
+    # ---- requests ----------------------------------------------------------------------------------------------------------
+
+    def handle(self, request: pb.StreamAvatarRequest) -> None:
+        """Do what the client says. Raises `ServiceError` for what cannot be done."""
+        self._heard = time.monotonic()
+        kind = request.WhichOneof("payload")
+        match kind:
+            case None:
+                raise fail("PAYLOAD_MISSING", "a message without content")
+            case "config":
+                raise fail("CONFIG_REPEATED", "the stream has its config; it takes one")
+            case "audio":
+                self._hear(request.audio)
+            case "end_utterance":
+                self._require_ready(kind)
+                self.conductor.end_utterance(requests.utterance_id(request.end_utterance.utterance_id))
+            case "interrupt":
+                self._require_ready(kind)
+                self.conductor.interrupt()
+            case "update":
+                self._update(request.update)
+            case "ack":
+                self.conductor.ack(request.ack.next_frame)
+                self._outbox.acked(request.ack.next_frame)
+                self._acked_at = time.monotonic()
+            case "close":
+                self.conductor.finish()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the session because of an error, which the stream is to raise."""
+        self._finish(SessionState.FAILED, error)
+
+    async def close(self) -> None:
+        """End the session because it was asked for."""
+        self._finish(SessionState.CLOSED, None)
+        assert self._end is not None
+        await self._end
+
+    def going_away(self) -> None:
+        """Tell the client that this server stops."""
+        self._emit(Event(Happening.GOING_AWAY, message="this server stops"))
+
+    def _hear(self, chunk: pb.AudioChunk) -> None:
+        self._require_ready("audio")
+        if chunk.sequence != self._sequence:
+            reason = "SEQUENCE_GAP" if chunk.sequence > self._sequence else "SEQUENCE_REPEATED"
+            raise fail(reason, f"piece {chunk.sequence} came where piece {self._sequence} is next")
+        samples, notice = requests.voice(chunk, self._voice)
+        self.conductor.hear(chunk.utterance_id, samples)
+        self._sequence += 1
+        if notice is not None:
+            self._emit(notice)
+
+    def _update(self, update: pb.Update) -> None:
+        self._require_ready("update")
+        at = requests.media_time(update.from_pts_us)
+        self.conductor.update(requests.prompt_text(update.prompt, self._limits), at)
+
+    def _require_ready(self, kind: str) -> None:
+        if not self._ready:
+            raise fail("NOT_READY", f"{kind} came before READY")
+
+    # ---- the performance ---------------------------------------------------------------------------------------------------
+
+    async def _perform(self, portrait: np.ndarray) -> None:
+        try:
+            await self._stages.open(self.spec, portrait)
+            self._ready = True
+            self._heard = self._acked_at = time.monotonic()
+            self.ledger.placed(self._stages)
+            self.ledger.moved(SessionState.READY)
+            if not self._attached:
+                self.ledger.moved(SessionState.DETACHED)
+            self._emit(Event(Happening.READY))
+            await self.conductor.run()
+            self._emit(Event(Happening.CLOSED, self.conductor.delivered_frames / self.spec.fps))
+        except Exception as error:
+            self._finish(SessionState.FAILED, as_service_error(error))
+        else:
+            self._finish(SessionState.CLOSED, None)
+
+    def _emit(self, output: Output) -> None:
+        if isinstance(output, Video):
+            last = output.part.frames[-1].index
+            if output.part.frames[0].index == 0:
+                self.ledger.moved(SessionState.STREAMING)
+            self.ledger.progress(output.part.block, last + 1)
+        for message in responses(output, self.spec):
+            self._outbox.put(message)
+
+    async def _watch(self) -> None:
+        """The session's timers."""
+        limits = self._limits
+        while not self.over:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            age = now - self._created
+            if age > limits.max_duration_s:
+                self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
+            elif not self._attached:
+                if now - self._left > limits.detached_timeout_s:
+                    self._expire(f"no stream for {limits.detached_timeout_s:.0f} s")
+            elif now - self._heard > limits.idle_timeout_s:
+                self._expire(f"neither voice nor ack for {limits.idle_timeout_s:.0f} s")
+            elif self._ready and self.conductor.out_of_credit and now - self._acked_at > limits.ack_timeout_s:
+                text = f"{limits.credit_frames} frames were sent and none acknowledged for {limits.ack_timeout_s:.0f} s"
+                self.fail(fail("ACK_TIMEOUT", text))
+            elif age > limits.max_duration_s - EXPIRING_S and not self._warned:
+                self._warned = True
+                self._emit(Event(Happening.EXPIRING, message=f"the session ends in {EXPIRING_S:.0f} s"))
+
+    def _expire(self, why: str) -> None:
+        self._finish(SessionState.EXPIRED, fail("SESSION_EXPIRED", why))
+
+    def _finish(self, state: SessionState, error: ServiceError | None) -> None:
+        if self.over:
+            return
+        if error is None:
+            self._outbox.finish()
+        else:
+            self._outbox.fail(error)
+        self._end = asyncio.create_task(self._wind_up(state))
+
+    async def _wind_up(self, state: SessionState) -> None:
+        if self._performance is not None and self._performance is not asyncio.current_task():
+            self._performance.cancel()
+            await asyncio.gather(self._performance, return_exceptions=True)
+        try:
+            await self._stages.close()
+        except Exception:
+            # The replicas forget an abandoned session by themselves.
+            log.exception("session could not be closed on its replicas", extra={"session_id": self.spec.session})
+        await self.ledger.close(state)
+        self._ended(self)

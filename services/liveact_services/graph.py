@@ -1,0 +1,54 @@
+"""A config -> the bound Serve application: the picture of ARCHITECTURE.md, in code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from liveact_models.checkpoint import open_checkpoint
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from liveact_services.audio_encoder.deployment import AudioEncoder
+from liveact_services.conditioner.deployment import Conditioner
+from liveact_services.config import ServiceConfig, StageConfig
+from liveact_services.denoiser.deployment import Denoiser
+from liveact_services.gateway.deployment import Gateway
+from liveact_services.placement.router import SessionRouter
+from liveact_services.vae_decoder.deployment import VaeDecoder
+from liveact_services.vae_encoder.deployment import VaeEncoder
+
+
+def build(config: ServiceConfig, redis_url: str) -> serve.Application:
+    """The application: Gateway in front, five stages behind it, each with replicas and resources of its own."""
+
+    def stage(cls: type, options: StageConfig, *, pinned: bool = False) -> DeploymentHandle:
+        return _deployment(config, cls, options, pinned).bind(config)  # type: ignore[return-value]
+
+    opened = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+    return _deployment(config, Gateway, config.gateway).bind(
+        config,
+        opened.config,
+        config.checkpoint,
+        redis_url,
+        conditioner=stage(Conditioner, config.conditioner),
+        audio_encoder=stage(AudioEncoder, config.audio_encoder),
+        vae_encoder=stage(VaeEncoder, config.vae_encoder),
+        denoiser=stage(Denoiser, config.denoiser, pinned=True),
+        vae_decoder=stage(VaeDecoder, config.vae_decoder, pinned=True),
+    )
+
+
+def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False) -> serve.Deployment:
+    extra: dict[str, Any] = {}
+    if pinned:
+        extra["request_router_config"] = RequestRouterConfig(request_router_class=SessionRouter)
+    return serve.deployment(
+        cls,
+        name=cls.__name__,
+        num_replicas=options.replicas,
+        max_ongoing_requests=options.max_ongoing_requests,
+        graceful_shutdown_timeout_s=config.drain_timeout_s,
+        ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        **extra,
+    )

@@ -1,0 +1,45 @@
+"""The words in which a caller tells the router where a call belongs.
+
+They travel as Serve's `session_id`, the one value a router sees of a call:
+    "{session}@{replica}"        pinned: to this replica or not at all
+    "{session}"                  placement: any replica, free ones first
+    "{session}!{replica}!..."    placement, but not on these, which have refused
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class ReplicaGone(Exception):
+    """The replica a session is pinned to no longer serves."""
+
+
+class ReplicaFull(Exception):
+    """A replica refused to admit a session; another may take it. Its argument is the id of the replica that refused."""
+
+
+class NoReplica(Exception):
+    """Every replica has refused the session."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A routing key, taken apart."""
+
+    session: str
+    replica: str | None = None
+    refused: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, key: str) -> Pin:
+        if "@" in key:
+            session, replica = key.split("@", 1)
+            return cls(session, replica)
+        session, *refused = key.split("!")
+        return cls(session, None, tuple(refused))
+
+    def __str__(self) -> str:
+        if self.replica is not None:
+            return f"{self.session}@{self.replica}"
+        return "!".join((self.session, *self.refused))

@@ -1,0 +1,98 @@
+"""What every model-bearing replica does at start: take its threads, its device and its part of the checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from liveact_models.config import ConfigError, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from liveact_models.checkpoint import Checkpoint
+
+    from liveact_services.config import ServiceConfig, StageConfig
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Compute:
+    """One thread for the model's arithmetic, so that the replica's event loop keeps answering health checks.
+
+    A single thread is also what makes a replica's calls run one after the other.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+class Replica:
+    """Base of the deployments that compute: `self.checkpoint`, `self.device`, `self.dtype`, `self.compute`."""
+
+    def __init__(self, config: ServiceConfig, stage: StageConfig) -> None:
+        import torch
+        from liveact_models.checkpoint import open_checkpoint
+
+        # Ray derives OMP_NUM_THREADS from the logical num_cpus, which is a fraction here.
+        torch.set_num_threads(stage.threads)
+        self.started_at = time.time()
+        self.config = config
+        self.device = pick_device(config.device, stage.num_gpus)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self.checkpoint: Checkpoint = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+        self.model_config: ModelConfig = self.checkpoint.config
+        self.compute = Compute(type(self).__name__)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Read once by the router: the oldest replica is filled first."""
+        return {"started_at": self.started_at}
+
+
+def replica_id() -> str:
+    """This replica's unique id, the one a pin names."""
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id
+
+
+def pick_device(wanted: str, num_gpus: float) -> torch.device:
+    """The device of that name; "auto" is the GPU where the deployment has one. Raises `ConfigError` when CUDA is not there."""
+    import torch
+
+    if wanted == "auto":
+        wanted = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {wanted!r}: torch {torch.__version__} finds no CUDA device; accepted here is 'cpu'")
+    try:
+        return torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(f"device {wanted!r}: accepted are 'auto', 'cpu', 'cuda' and 'cuda:N'") from None
+
+
+class Recent(Generic[K, V]):
+    """The values of the last few keys, so that a portrait or prompt used by many sessions is computed once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def put(self, key: K, value: V) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > self._size:
+            self._values.popitem(last=False)

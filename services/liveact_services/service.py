@@ -1,0 +1,204 @@
+"""The whole service on this machine: embedded Valkey, a local Ray, the application, and its gRPC port."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from liveact_services.config import ServiceConfig
+from liveact_services.sessions.embedded import EmbeddedValkey
+
+SERVICERS = [
+    "liveact.v1.avatar_pb2_grpc.add_AvatarServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+APPLICATION = "liveact"
+START_TIMEOUT_S = 300.0
+LOGICAL_CPUS = 64
+"""Ray counts logical CPUs for placement only; on one machine every deployment must find room, whatever it has."""
+OBJECT_STORE_BYTES = 512 * 1024 * 1024
+
+Progress = Callable[[str], None]
+
+
+class ServiceStartError(RuntimeError):
+    """The service did not come up; the message says at what it failed."""
+
+
+class RunningService:
+    """A started service. `stop` ends everything that `start_service` began."""
+
+    def __init__(self, address: str, redis: str, checkpoint: str, valkey: EmbeddedValkey | None) -> None:
+        self.address = address
+        """host:port of the gRPC endpoint."""
+        self.redis = redis
+        """"embedded", or the URL without its password."""
+        self.checkpoint = checkpoint
+        self._valkey = valkey
+
+    def status(self) -> dict[str, str]:
+        """Each deployment's status, as Serve reports it."""
+        from ray import serve
+
+        application = serve.status().applications.get(APPLICATION)
+        return {} if application is None else {n: str(d.status.value) for n, d in application.deployments.items()}
+
+    def stop(self) -> None:
+        """Tell the clients, let streams go, and stop what was started."""
+        import ray
+        from ray import serve
+
+        if ray.is_initialized():
+            # A Ray that has died already has nothing left to be told.
+            with contextlib.suppress(Exception):
+                serve.get_app_handle(APPLICATION).go_away.remote().result(timeout_s=2)
+            with contextlib.suppress(Exception):
+                serve.shutdown()
+            ray.shutdown()
+        if self._valkey is not None:
+            self._valkey.stop()
+
+
+def start_service(config: ServiceConfig, progress: Progress = lambda line: None) -> RunningService:
+    """Start everything and return once the service is SERVING.
+
+    Port 0 takes a free one. Raises `ServiceStartError`, `CheckpointError` or `ConfigError`; what was started is stopped again.
+    """
+    began = time.monotonic()
+    config = config.model_copy(
+        update={"port": config.port or free_port(config.host), "http_port": config.http_port or free_port(config.host)}
+    )
+    for port in (config.port, config.http_port):
+        _require_free(config.host, port)
+    valkey: EmbeddedValkey | None = None
+    running: RunningService | None = None
+    try:
+        if config.redis_url is None:
+            progress("starting the embedded Valkey")
+            valkey = EmbeddedValkey(config.data_dir / "valkey").start()
+        redis_url = config.redis_url or (valkey.url if valkey else "")
+        address = f"{config.host}:{config.port}"
+        running = RunningService(address, _shown(config.redis_url), config.checkpoint, valkey)
+        _start_ray(config, progress)
+        _deploy(config, redis_url, running, progress, began + START_TIMEOUT_S)
+        _wait_until_serving(address, progress, began + START_TIMEOUT_S)
+    except BaseException:
+        if running is not None:
+            running.stop()
+        elif valkey is not None:
+            valkey.stop()
+        raise
+    return running
+
+
+def _start_ray(config: ServiceConfig, progress: Progress) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
+    # Ray would set a replica's thread count from its logical CPUs; replicas take theirs from the config.
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
+    from ray.serve.schema import LoggingConfig
+
+    progress("starting Ray on this machine")
+    ray.init(
+        num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES, configure_logging=True,
+    )  # fmt: skip
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    progress(f"starting the gRPC proxy on port {config.port}")
+    serve.start(
+        http_options=HTTPOptions(host=config.host, port=config.http_port),
+        grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=SERVICERS),
+        # A line for every call would be some forty a second and session.
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+
+
+def _deploy(
+    config: ServiceConfig, redis_url: str, running: RunningService, progress: Progress, deadline: float
+) -> None:
+    from ray import serve
+
+    from liveact_services.graph import build
+
+    application = build(config, redis_url)
+    progress(f"starting the deployments of {config.preset}, checkpoint {config.checkpoint}")
+    target = serve.RunTarget(target=application, name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    healthy: set[str] = set()
+    while True:
+        state = serve.status().applications.get(APPLICATION)
+        if state is not None:
+            for name, deployment in state.deployments.items():
+                if deployment.status == "HEALTHY" and name not in healthy:
+                    healthy.add(name)
+                    progress(f"{name} is healthy ({len(healthy)}/{len(state.deployments)})")
+            if state.status == "RUNNING":
+                return
+            if state.status == "DEPLOY_FAILED":
+                raise ServiceStartError(_why(state))
+        if time.monotonic() > deadline:
+            waiting = sorted(set(running.status()) - healthy)
+            raise ServiceStartError(f"not up after {START_TIMEOUT_S:.0f} s; still starting: {', '.join(waiting)}")
+        time.sleep(0.25)
+
+
+def _why(state: object) -> str:
+    """The first deployment's own last words: its exception's message, not its traceback."""
+    for name, deployment in state.deployments.items():  # type: ignore[attr-defined]
+        lines = [line for line in str(deployment.message).splitlines() if line.strip()]
+        if deployment.status != "HEALTHY" and lines:
+            return f"{name} did not start: {lines[-1].strip()}"
+    return f"the application did not start: {state.message}"  # type: ignore[attr-defined]
+
+
+def _wait_until_serving(address: str, progress: Progress, deadline: float) -> None:
+    progress("warming up: a first session through every stage")
+    with grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while True:
+            try:
+                status = health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+                if status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.RpcError as error:
+                if time.monotonic() > deadline:
+                    raise ServiceStartError(f"{address} does not answer: {error.details()}") from None  # type: ignore[attr-defined]
+            if time.monotonic() > deadline:
+                raise ServiceStartError(f"the warm-up did not end within {START_TIMEOUT_S:.0f} s")
+            time.sleep(0.25)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceStartError(
+                f"port {port} on {host} cannot be taken: {error.strerror}; choose another"
+            ) from None
+
+
+def _shown(url: str | None) -> str:
+    if url is None:
+        return "embedded"
+    parts = urlsplit(url)
+    place = parts.hostname or ""
+    return f"{parts.scheme}://{place}:{parts.port or 6379}{parts.path}"

@@ -1,0 +1,1 @@
+"""VaeDecoder microservice."""

@@ -1,0 +1,37 @@
+"""VaeEncoder: a portrait becomes the reference latents every block is conditioned on (model-facts, "Reference condition")."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from liveact_services.replica import Recent, Replica
+
+if TYPE_CHECKING:
+    from liveact_services.config import ServiceConfig
+
+
+class VaeEncoder(Replica):
+    """Stateless; recent portraits are remembered, so an avatar is encoded once however many sessions use it."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        super().__init__(config, config.vae_encoder)
+        self._vae = self.checkpoint.load_vae("encode", device=str(self.device))
+        self._portraits: Recent[str, np.ndarray] = Recent(64)
+
+    async def reference(self, portrait: np.ndarray) -> np.ndarray:
+        """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
+        portrait = np.ascontiguousarray(portrait)
+        key = f"{portrait.shape}:{hashlib.sha256(portrait).hexdigest()}"
+        cached = self._portraits.get(key)
+        if cached is None:
+            cached = await self.compute.run(self._encode, portrait)
+            self._portraits.put(key, cached)
+        return cached
+
+    def _encode(self, portrait: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self._vae.encode_reference(torch.tensor(portrait, device=self.device)).float().cpu().numpy()

@@ -1,0 +1,151 @@
+"""The public API's contract: lint, comments, stubs that match, and no breaking change against main."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+
+ROOT = Path(__file__).parent.parent
+PROTOS = ROOT / "protos"
+PROTO = "liveact/v1/avatar.proto"
+BUF = Path(sys.executable).parent / "buf"
+
+
+def buf(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BUF, *arguments], cwd=PROTOS, capture_output=True, text=True, timeout=120, check=False)
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def compile_protos(*arguments: str, root: Path = PROTOS) -> None:
+    wellknown = Path(protoc.__file__).parent / "_proto"
+    assert protoc.main(["protoc", f"-I{root}", f"-I{wellknown}", *arguments, str(root / PROTO)]) == 0
+
+
+def test_buf_lint_is_clean() -> None:
+    result = buf("lint")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "STANDARD" in (PROTOS / "buf.yaml").read_text()
+
+
+def test_the_proto_is_formatted() -> None:
+    result = buf("format", "--diff", "--exit-code")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_stubs_are_what_the_proto_generates(tmp_path: Path) -> None:
+    compile_protos(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}")
+    for name in ("avatar_pb2.py", "avatar_pb2.pyi", "avatar_pb2_grpc.py"):
+        generated = (tmp_path / "liveact/v1" / name).read_text()
+        assert (PROTOS / "liveact/v1" / name).read_text() == generated, f"{name} is stale: run make protos"
+
+
+# ---- comments
+
+Path_ = tuple[int, ...]
+FILE, MESSAGE, ENUM = (
+    descriptor_pb2.FileDescriptorProto,
+    descriptor_pb2.DescriptorProto,
+    descriptor_pb2.EnumDescriptorProto,
+)
+SERVICE = descriptor_pb2.ServiceDescriptorProto
+
+
+def described(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Path_]]:
+    """Every service, method, message, field, oneof, enum and enum value: its name and its path in the source info."""
+    for s, service in enumerate(file.service):
+        at: Path_ = (FILE.SERVICE_FIELD_NUMBER, s)
+        yield service.name, at
+        for m, method in enumerate(service.method):
+            yield f"{service.name}.{method.name}", (*at, SERVICE.METHOD_FIELD_NUMBER, m)
+    for m, message in enumerate(file.message_type):
+        yield from message_parts(message, (FILE.MESSAGE_TYPE_FIELD_NUMBER, m), "")
+    for e, enum in enumerate(file.enum_type):
+        yield from enum_parts(enum, (FILE.ENUM_TYPE_FIELD_NUMBER, e), "")
+
+
+def message_parts(message: descriptor_pb2.DescriptorProto, at: Path_, prefix: str) -> Iterator[tuple[str, Path_]]:
+    name = prefix + message.name
+    yield name, at
+    for f, field in enumerate(message.field):
+        yield f"{name}.{field.name}", (*at, MESSAGE.FIELD_FIELD_NUMBER, f)
+    for o, oneof in enumerate(message.oneof_decl):
+        yield f"{name}.{oneof.name}", (*at, MESSAGE.ONEOF_DECL_FIELD_NUMBER, o)
+    for n, nested in enumerate(message.nested_type):
+        yield from message_parts(nested, (*at, MESSAGE.NESTED_TYPE_FIELD_NUMBER, n), f"{name}.")
+    for e, enum in enumerate(message.enum_type):
+        yield from enum_parts(enum, (*at, MESSAGE.ENUM_TYPE_FIELD_NUMBER, e), f"{name}.")
+
+
+def enum_parts(enum: descriptor_pb2.EnumDescriptorProto, at: Path_, prefix: str) -> Iterator[tuple[str, Path_]]:
+    yield prefix + enum.name, at
+    for v, value in enumerate(enum.value):
+        yield f"{prefix}{enum.name}.{value.name}", (*at, ENUM.VALUE_FIELD_NUMBER, v)
+
+
+def uncommented(root: Path, tmp_path: Path) -> list[str]:
+    out = tmp_path / "descriptors"
+    compile_protos(f"--descriptor_set_out={out}", "--include_source_info", root=root)
+    (file,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
+    return [name for name, at in described(file) if not comments.get(at, "").endswith((".", ":"))]
+
+
+def test_everything_in_the_api_is_commented_in_whole_sentences(tmp_path: Path) -> None:
+    assert uncommented(PROTOS, tmp_path) == []
+
+
+def test_a_missing_comment_would_be_found(tmp_path: Path) -> None:
+    text = (PROTOS / PROTO).read_text()
+    for comment in (
+        "  // Counts the session's frames from 0.\n",
+        "// Stop speaking: voice not yet turned into video is dropped.\n",
+    ):
+        assert comment in text
+        text = text.replace(comment, "\n")
+    (tmp_path / PROTO).parent.mkdir(parents=True)
+    (tmp_path / PROTO).write_text(text)
+    assert uncommented(tmp_path, tmp_path) == ["Interrupt", "VideoFrame.index"]
+
+
+# ---- breaking changes
+
+
+def main_branch() -> str | None:
+    """The commit to compare with: main as the remote has it, else here; none before the proto was first committed."""
+    for branch in ("origin/main", "main"):
+        if git("cat-file", "-e", f"{branch}:protos/{PROTO}").returncode == 0:
+            return branch
+    return None
+
+
+def test_nothing_breaks_main(tmp_path: Path) -> None:
+    branch = main_branch()
+    if branch is None:
+        pytest.skip(f"no branch main here holds protos/{PROTO}: nothing to compare with")
+    (tmp_path / PROTO).parent.mkdir(parents=True)
+    (tmp_path / PROTO).write_text(git("show", f"{branch}:protos/{PROTO}").stdout)
+    (tmp_path / "buf.yaml").write_text((PROTOS / "buf.yaml").read_text())
+    result = buf("breaking", "--against", str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_breaking_change_would_be_found(tmp_path: Path) -> None:
+    text = (PROTOS / PROTO).read_text()
+    changed = re.sub(r"(\bbool key_frame = )3;", r"\g<1>30;", text)
+    assert changed != text
+    (tmp_path / PROTO).parent.mkdir(parents=True)
+    (tmp_path / PROTO).write_text(changed)
+    (tmp_path / "buf.yaml").write_text((PROTOS / "buf.yaml").read_text())
+    result = buf("breaking", str(tmp_path), "--against", str(PROTOS))
+    assert result.returncode != 0
+    assert "VideoFrame" in result.stdout
