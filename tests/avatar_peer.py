@@ -11,10 +11,10 @@ from fractions import Fraction
 import av
 import grpc
 import numpy as np
-from liveact.v1 import avatar_pb2 as pb2
-from liveact.v1 import avatar_pb2_grpc as pb2_grpc
 from PIL import Image
 
+from liveact.v1 import avatar_pb2 as pb2
+from liveact.v1 import avatar_pb2_grpc as pb2_grpc
 from liveact_services.errors import ServiceError, fail
 
 BLOCK = 32
@@ -90,7 +90,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 class AvatarPeer(pb2_grpc.AvatarServiceServicer):
     """Answers a stream as the service would: after `close`, as many frames as the voice is long, within the credit.
 
-    `requests` holds what came; `refuse` is raised after the config, `break_after` after that many frames.
+    `requests` holds what came on the last stream; `refuse` is raised after the config, `break_after` after that many frames.
     """
 
     def __init__(self, agreed: pb2.Session | None = None, *, credit: int = 64) -> None:
@@ -110,7 +110,7 @@ class AvatarPeer(pb2_grpc.AvatarServiceServicer):
         return [getattr(r, kind) for r in self.requests if r.WhichOneof("payload") == kind]
 
     async def StreamAvatar(self, request_iterator, context) -> AsyncIterator[pb2.StreamAvatarResponse]:
-        self.requests.append(await anext(request_iterator))
+        self.requests, self.sent, self._acked = [await anext(request_iterator)], 0, 0
         if self.refuse is not None:
             await self._fail(context, self.refuse)
         agreed, config = pb2.Session(), self.requests[0].config
@@ -147,13 +147,15 @@ class AvatarPeer(pb2_grpc.AvatarServiceServicer):
     async def _perform(self, agreed: pb2.Session, context) -> AsyncIterator[pb2.StreamAvatarResponse]:
         pcm = b"".join(chunk.data for chunk in self.received("audio"))
         count = round(len(pcm) / 2 / agreed.audio_format.sample_rate_hz * agreed.fps)
-        self.delivered = frames(agreed, count)
+        self.delivered = frames(agreed, count) if count else []
         samples = agreed.audio_format.sample_rate_hz // agreed.fps
-        groups = [slice(0, 1), *(slice(i, i + 4) for i in range(1, count, 4))]
+        groups = [slice(i, i + 1 if i == 0 else i + 4) for i in (0, *range(1, count, 4)) if i < count]
         for number, part in enumerate(groups):
             chunk = self.delivered[part]
             if number % 8 == 0:
-                span = pcm[2 * samples * part.start : 2 * samples * min(count, groups[min(number + 8, len(groups)) - 1].stop)]
+                span = pcm[
+                    2 * samples * part.start : 2 * samples * min(count, groups[min(number + 8, len(groups)) - 1].stop)
+                ]
                 yield pb2.StreamAvatarResponse(audio=pb2.AudioSpan(pts_us=chunk[0].pts_us, data=span))
             while self.sent + len(chunk) > self._acked + self.credit:
                 self._changed.clear()
@@ -166,8 +168,7 @@ class AvatarPeer(pb2_grpc.AvatarServiceServicer):
             )
 
     async def _fail(self, context, error: ServiceError) -> None:
-        context.set_trailing_metadata(error.trailing_metadata())
-        await context.abort(error.code, error.message, error.trailing_metadata())
+        await context.abort(error.code, error.message, tuple(error.trailing_metadata()))
 
     async def CreateAvatar(self, request, context) -> pb2.CreateAvatarResponse:
         if not request.image:

@@ -62,10 +62,10 @@ def test_untrained_memory_starts_as_the_mean():
 def test_another_process_has_the_same_untrained_weights():
     code = (
         "from liveact_models.checkpoint import open_checkpoint\n"
-        "print(sum(float(p.double().sum()) for p in open_checkpoint('untrained').load_image_encoder().parameters()))"
+        "print(sum(float(p.detach().double().sum()) for p in open_checkpoint('untrained').load_image_encoder().parameters()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    ours = sum(float(p.double().sum()) for p in open_checkpoint("untrained").load_image_encoder().parameters())
+    ours = sum(float(p.detach().double().sum()) for p in open_checkpoint("untrained").load_image_encoder().parameters())
     assert float(done.stdout) == ours
 
 

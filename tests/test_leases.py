@@ -165,7 +165,8 @@ class LeaseAndState(RuleBasedStateMachine):
 
     @rule()
     def lapse(self) -> None:
-        self.runner.run(self.database.client.delete(self.database.key("session", self.record.id, "lease")))
+        lease = self.database.key("session", self.record.id, "lease")
+        self.runner.run(self.database.call(self.database.client.delete(lease)))
         self.holder = None
 
     @precondition(lambda self: self.given)

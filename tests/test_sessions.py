@@ -240,6 +240,7 @@ async def test_the_sweep_ends_what_is_over_and_forgets_it_later(
 
     clock.now = START + 60
     await store.touch(alive.id, token, expire_time=clock.now + 60)
+    assert await database.client.zscore(database.key("sessions", "due"), alive.id) == START + 120
     assert await store.sweep() == {"EXPIRED": 2, "FAILED": 1, "FORGOTTEN": 0}
     states = {record.id: record.state for record in await store.list("acme")}
     assert states == {
@@ -253,6 +254,14 @@ async def test_the_sweep_ends_what_is_over_and_forgets_it_later(
     assert sum((await store.sweep(START + 1000)).values()) == 4 + 1
     assert sum((await store.sweep(START + 2000)).values()) == 1
     assert await database.client.keys(f"{database.prefix}*") == []
+
+
+async def test_a_session_put_off_after_the_sweep_looked_is_spared(store: SessionStore, database: Database) -> None:
+    record = await admitted(store, DETACHED)
+    # What a sweep saw a moment ago.
+    await database.client.zadd(database.key("sessions", "due"), {record.id: START})
+    assert await store.sweep(START + 1) == {"EXPIRED": 0, "FAILED": 0, "FORGOTTEN": 0}
+    assert (await store.get(record.id, "acme")).state is DETACHED
 
 
 async def test_many_sweepers_count_each_session_once(store: SessionStore) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MiB = 1024 * 1024
+DEFAULT_PROMPT = "A person looks into the camera and speaks."
 
 
 class ConfigError(ValueError):

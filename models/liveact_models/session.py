@@ -21,6 +21,7 @@ __all__ = ["SessionState", "StateError"]
 
 _MEMORY = "memory."
 _DECODER = "decoder."
+_VOICE = "voice."
 _CONDITION = ("text", "clip", "reference")
 _SCALARS: dict[str, type] = {
     **dict.fromkeys(("block", "seed", "width", "height", "fps", "prompt_version"), int),
@@ -53,6 +54,8 @@ class SessionState:
     """ConvKV memory by cache, each [layers, 2, 6 * tokens_per_frame, heads, head_dim]; empty before block 0 is done."""
     decoder: dict[str, Tensor] = field(default_factory=dict)
     """The VAE decoder's feature cache; its names and shapes are the decoder's own."""
+    voice: dict[str, Tensor] = field(default_factory=dict)
+    """The sound at hand and its statistics; names and shapes are the voice buffer's own."""
     conditioning: Conditioning | None = field(default=None, repr=False)
     """Derived from text and clip by the transformer, not part of the value: not exported, rebuilt when None."""
 
@@ -99,6 +102,7 @@ class SessionState:
             reference=self.reference.to(device),
             memory={name: tensor.to(device) for name, tensor in self.memory.items()},
             decoder={name: tensor.to(device) for name, tensor in self.decoder.items()},
+            voice={name: tensor.to(device) for name, tensor in self.voice.items()},
             conditioning=None,
         )
 
@@ -110,6 +114,7 @@ class SessionState:
             **self._conditions(),
             **{_MEMORY + name: tensor for name, tensor in self.memory.items()},
             **{_DECODER + name: tensor for name, tensor in self.decoder.items()},
+            **{_VOICE + name: tensor for name, tensor in self.voice.items()},
         }
         return blob.pack(header, tensors)
 
@@ -133,6 +138,7 @@ class SessionState:
         conditions: dict[str, Any] = {name: tensors.pop(name) for name in _CONDITION}
         memory = _take(tensors, _MEMORY)
         decoder = _take(tensors, _DECODER)
+        voice = _take(tensors, _VOICE)
         if tensors:
             raise StateError("STATE_TENSOR", f"tensor {min(tensors)} is unexpected")
         try:
@@ -143,7 +149,7 @@ class SessionState:
             raise StateError(
                 "STATE_FORMAT", f"the header is not a session's ({type(error).__name__}: {error})"
             ) from None
-        state = cls(**scalars, sampling=sampling, **conditions, memory=memory, decoder=decoder)
+        state = cls(**scalars, sampling=sampling, **conditions, memory=memory, decoder=decoder, voice=voice)
         misfit = state.misfit(config)
         if misfit:
             raise StateError("STATE_TENSOR", misfit)

@@ -5,16 +5,16 @@ Nested fields are set from the environment with two underscores: LIVEACT_DENOISE
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from liveact_models.config import PRESETS, ConfigError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError,
+)  # fmt: skip
 
-DEFAULT_PROMPT = "A person looks into the camera and speaks."
+from liveact_models.config import DEFAULT_PROMPT, PRESETS, ConfigError
 
 
 class _Strict(BaseModel):
@@ -98,37 +98,51 @@ class ServiceConfig(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
-        return init_settings, env_settings
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load_config` has merged everything; another process must not read its own environment into it.
+        return (init_settings,)
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> ServiceConfig:
     """The configuration from an optional YAML file, the environment and overrides, the later ones winning.
 
-    Raises `ConfigError` that names the field and what is accepted.
+    Nested tables are merged field by field. Raises `ConfigError` that names the field and what is accepted.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML ({error})") from None
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: expected a table of fields, found {type(loaded).__name__}")
-        values = dict(loaded or {})
-    for name in list(values):
-        # The environment stands above the file; pydantic-settings would put it below init arguments.
-        if f"LIVEACT_{name}".upper() in os.environ:
-            del values[name]
-    values.update({k: v for k, v in overrides.items() if v is not None})
+    values = {} if path is None else _read_yaml(path)
     try:
+        values = _merged(values, EnvSettingsSource(ServiceConfig)())
+        values = _merged(values, {name: value for name, value in overrides.items() if value is not None})
         return ServiceConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
         raise ConfigError(f"{where}: {first['msg']}") from None
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}") from None
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`, table by table."""
+    merged = dict(under)
+    for name, value in over.items():
+        below = merged.get(name)
+        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({error})") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected a table of fields, found {type(loaded).__name__}")
+    return loaded or {}

@@ -19,6 +19,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
+
 from liveact.v1 import avatar_pb2
 
 DOMAIN = "liveact"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from liveact_models.checkpoint import open_checkpoint
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from liveact_models.checkpoint import open_checkpoint
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
 from liveact_services.config import ServiceConfig, StageConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,13 +14,21 @@ from liveact_models.config import ConfigError, ModelConfig
 
 if TYPE_CHECKING:
     import torch
-    from liveact_models.checkpoint import Checkpoint
 
+    from liveact_models.checkpoint import Checkpoint
     from liveact_services.config import ServiceConfig, StageConfig
 
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def join_serve_log() -> None:
+    """Have our loggers write where Serve's own do: the replica's log file."""
+    serve_log = logging.getLogger("ray.serve")
+    for name in ("liveact_services", "liveact_models"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.level, ours.propagate = serve_log.handlers, serve_log.level, False
 
 
 class Compute:
@@ -40,15 +49,19 @@ class Replica:
 
     def __init__(self, config: ServiceConfig, stage: StageConfig) -> None:
         import torch
+
         from liveact_models.checkpoint import open_checkpoint
 
+        join_serve_log()
         # Ray derives OMP_NUM_THREADS from the logical num_cpus, which is a fraction here.
         torch.set_num_threads(stage.threads)
         self.started_at = time.time()
         self.config = config
         self.device = pick_device(config.device, stage.num_gpus)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.checkpoint: Checkpoint = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+        self.checkpoint: Checkpoint = open_checkpoint(
+            config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir
+        )
         self.model_config: ModelConfig = self.checkpoint.config
         self.compute = Compute(type(self).__name__)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ class VoiceBuffer:
 
     @property
     def written(self) -> int:
-        """Samples written."""
+        """Samples written, from frame 0."""
         return self._tape.stop
 
     @property
@@ -108,6 +110,43 @@ class VoiceBuffer:
         self._first = frame
         self._tape.release(self.boundary(frame))
 
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Copies of all that later blocks depend on, whatever the chunks were: what `restore` takes.
+
+        `samples` [n] (float32) and `voiced` [n] (bool) from the first frame held on, `sums` [3] (count, sum and sum of
+        squares of the voiced samples before that frame) and `clock` [3] (rate, fps, that frame), both float64.
+        """
+        samples, voiced = self._tape.read(self._tape.start, self._tape.stop)
+        return {
+            "samples": samples,
+            "voiced": voiced,
+            # Those of later frames are added up again from the samples, to the same bits.
+            "sums": np.array(astuple(self._sums[0]), np.float64),
+            "clock": np.array([self.rate, self.fps, self._first], np.float64),
+        }
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, NDArray[Any]]) -> VoiceBuffer:
+        """The buffer `snapshot()` described; raises `ValueError` naming the array that does not fit."""
+        for name, dtype in _SNAPSHOT.items():
+            if name not in snapshot:
+                raise ValueError(f"voice: array {name!r} is missing; accepted are {', '.join(_SNAPSHOT)}")
+            length = len(snapshot["samples"]) if name in ("samples", "voiced") else 3
+            array = snapshot[name]
+            if array.dtype != dtype or array.shape != (length,):
+                raise ValueError(
+                    f"voice: array {name!r} is {array.shape} of {array.dtype}; accepted is {(length,)} of {dtype}"
+                )
+        if unknown := sorted(set(snapshot) - set(_SNAPSHOT)):
+            raise ValueError(f"voice: array {unknown[0]!r} is unknown; accepted are {', '.join(_SNAPSHOT)}")
+        count, total, squares = snapshot["sums"].tolist()
+        rate, fps, first = snapshot["clock"].tolist()
+        buffer = cls(int(rate), fps)
+        buffer._first = int(first)
+        buffer._sums = [_Sums(int(count), total, squares)]
+        buffer._tape = _Tape.holding(buffer.boundary(buffer._first), snapshot["samples"], snapshot["voiced"])
+        return buffer
+
     def boundary(self, frame: int) -> int:
         """The sample at which video frame `frame` starts."""
         return round(frame * self.rate / self.fps)
@@ -124,6 +163,9 @@ class VoiceBuffer:
             samples, voiced = self._tape.read(self.boundary(at), self.boundary(at + 1))
             self._sums.append(self._sums[-1].plus(samples[voiced]))
         return self._sums[frame - self._first]
+
+
+_SNAPSHOT = {"samples": np.float32, "voiced": np.bool_, "sums": np.float64, "clock": np.float64}
 
 
 @dataclass(frozen=True)
@@ -155,10 +197,14 @@ class _Tape:
         self._samples = np.empty(0, np.float32)
         self._voiced = np.empty(0, np.bool_)
 
-    @property
-    def written(self) -> int:
-        """Samples written."""
-        return self._tape.stop
+    @classmethod
+    def holding(cls, start: int, samples: Samples, voiced: NDArray[np.bool_]) -> _Tape:
+        """Copies of samples [n], each voiced or not, from position `start` on."""
+        tape = cls()
+        tape._base = tape.start = start
+        tape.stop = start + len(samples)
+        tape._samples, tape._voiced = samples.copy(), voiced.copy()
+        return tape
 
     @property
     def nbytes(self) -> int:

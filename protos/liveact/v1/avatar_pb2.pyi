@@ -64,6 +64,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_EXPIRING: _ClassVar[EventType]
     EVENT_TYPE_NOTICE: _ClassVar[EventType]
     EVENT_TYPE_CLOSED: _ClassVar[EventType]
+    EVENT_TYPE_FAILED: _ClassVar[EventType]
 VIDEO_CODEC_UNSPECIFIED: VideoCodec
 VIDEO_CODEC_H264: VideoCodec
 VIDEO_CODEC_JPEG: VideoCodec
@@ -100,6 +101,7 @@ EVENT_TYPE_GOING_AWAY: EventType
 EVENT_TYPE_EXPIRING: EventType
 EVENT_TYPE_NOTICE: EventType
 EVENT_TYPE_CLOSED: EventType
+EVENT_TYPE_FAILED: EventType
 
 class StreamAvatarRequest(_message.Message):
     __slots__ = ("config", "audio", "end_utterance", "interrupt", "update", "ack", "close")
@@ -216,7 +218,7 @@ class StreamAvatarResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., video: _Optional[_Union[VideoChunk, _Mapping]] = ..., audio: _Optional[_Union[AudioSpan, _Mapping]] = ..., event: _Optional[_Union[Event, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint")
+    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint", "next_sequence")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +235,7 @@ class Session(_message.Message):
     PLAYOUT_DELAY_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SessionState
     create_time: _timestamp_pb2.Timestamp
@@ -249,7 +252,8 @@ class Session(_message.Message):
     playout_delay: _duration_pb2.Duration
     frames: int
     checkpoint: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ...) -> None: ...
+    next_sequence: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ..., next_sequence: _Optional[int] = ...) -> None: ...
 
 class VideoChunk(_message.Message):
     __slots__ = ("frames", "block", "times")

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from liveact_services.cli.options import hide_password
 
 if TYPE_CHECKING:
+    import redis
+
     from liveact_services.config import ServiceConfig
 
 GIB = 1024**3
@@ -169,8 +171,8 @@ def sessions(config: ServiceConfig) -> Check:
         return Check("sessions", "Valkey", Found.FAILED, f"embedded: {str(error).splitlines()[0]}", fix)
 
 
-def _server(client) -> str:  # type: ignore[no-untyped-def]
-    info = client.info("server")
+def _server(client: redis.Redis) -> str:
+    info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
 
 

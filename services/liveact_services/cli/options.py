@@ -23,7 +23,7 @@ Settings = Annotated[
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The portrait: PNG, JPEG or WebP.")]
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels, multiples of 16.")]
 Prompt = Annotated[str, typer.Option(help="What is seen and how the person acts.")]
-Seed = Annotated[int, typer.Option(min=0, help="Fixes every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Fixes every random draw.")]
 
 
 def effective_config(file: Path | None, settings: list[str] | None, **overrides: Any) -> ServiceConfig:

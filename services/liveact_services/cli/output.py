@@ -29,7 +29,9 @@ class Output:
 
         console = Console(stderr=True) if self._people_on_stderr else Console(file=self._stdout)
         for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+            # Bare text may hold brackets that are no markup.
+            text = isinstance(part, str)
+            console.print(part, soft_wrap=text, markup=not text, highlight=False)
 
     def result(self, values: dict[str, Any]) -> None:
         """The command's result: with `json`, one line on stdout, the last."""
@@ -68,9 +70,10 @@ def frame_progress(what: str) -> Progress:
     """A bar over seconds of video on stderr; give `add_task` the total, or None where nobody knows it."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    console = stderr_console()
     return Progress(
         TextColumn(what), BarColumn(), TextColumn("{task.completed:.1f} s of video, {task.fields[frames]} frames"),
-        TimeElapsedColumn(), console=stderr_console(), transient=True,
+        TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
 
 

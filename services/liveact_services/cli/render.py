@@ -2,6 +2,126 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-def render() -> None:
-    """x"""
+import typer
+
+from liveact_services.cli import options
+from liveact_services.cli.output import Output, frame_progress, note
+
+if TYPE_CHECKING:
+    from liveact.v1 import avatar_pb2 as pb2
+    from liveact_models.pipeline import Block, Pipeline
+    from liveact_services.client import Mp4Recorder
+    from liveact_services.config import ServiceConfig
+
+
+def render(
+    image: options.Image,
+    voice: Annotated[Path, typer.Argument(metavar="VOICE", help="A sound file.")],
+    out: Annotated[Path, typer.Option(help="The MP4 to write.")] = Path("out/render.mp4"),
+    size: options.Size = None,
+    fps: Annotated[int, typer.Option(min=0, max=30, help="Frames a second; 0: the preset's default.")] = 0,
+    prompt: options.Prompt = "",
+    seed: options.Seed = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+    config: options.ConfigFile = None,
+    preset: options.Preset = None,
+    checkpoint: options.Checkpoint = None,
+    settings: options.Settings = None,
+    json: options.Json = False,
+) -> None:
+    """Render IMAGE and VOICE in this process: the model alone, as fast as it goes."""
+    width, height = options.parse_size(size)
+    portrait = options.read_image(image)
+    chosen = options.effective_config(config, settings, preset=preset, checkpoint=checkpoint)
+    from liveact_models.config import DEFAULT_PROMPT
+    from liveact_models.voice import Voice, decode_pcm
+    from liveact_services.client import Mp4Recorder, read_voice
+
+    sound = read_voice(voice)
+    # As 16-bit samples: what the service would hear of the same file.
+    heard = Voice(decode_pcm(sound.pcm, rate=sound.rate, channels=1, encoding="s16le"), sound.rate)
+    note(f"loading {chosen.preset}, checkpoint {chosen.checkpoint}")
+    pipeline = _pipeline(chosen, threads)
+    fps = fps or pipeline.config.fps
+    started = time.perf_counter()
+    blocks = pipeline.render(
+        portrait, heard, width=width or None, height=height or None, fps=fps, seed=seed, prompt=prompt or DEFAULT_PROMPT
+    )
+    frames, work_s, first_block_s = 0, 0.0, None
+    with Mp4Recorder(out) as recorder, frame_progress("rendering") as bar:
+        task = bar.add_task("", total=sound.seconds, frames=0)
+        for block in blocks:
+            if first_block_s is None:
+                first_block_s = time.perf_counter() - started
+                recorder.open(_session(block, fps, sound.rate))
+            _record(recorder, block, frames, fps)
+            frames, work_s = frames + len(block.frames), work_s + block.times.total_s
+            bar.update(task, completed=frames / fps, frames=frames)
+    video_s, wall_s = frames / fps, time.perf_counter() - started
+    output = Output(json)
+    output.show(
+        f"{frames} frames, {video_s:.2f} s of video from {sound.seconds:.2f} s of voice, in {wall_s:.2f} s: "
+        f"{work_s / video_s:.3f} s of model work per second of video",
+        f"written to {out}",
+    )
+    if not pipeline.checkpoint.trained:
+        output.show("The weights are untrained, so the picture is noise.")
+    output.result(
+        {
+            "out": str(out), "checkpoint": chosen.checkpoint, "frames": frames, "video_s": video_s,
+            "voice_s": sound.seconds, "wall_s": round(wall_s, 3), "first_block_s": round(first_block_s or 0.0, 3),
+            "realtime_factor": round(work_s / video_s, 4), "frames_per_second": round(frames / work_s, 2),
+        }
+    )  # fmt: skip
+
+
+def _pipeline(config: ServiceConfig, threads: int) -> Pipeline:
+    import torch
+
+    from liveact_models.checkpoint import open_checkpoint
+    from liveact_models.pipeline import Pipeline
+    from liveact_services.replica import pick_device
+
+    torch.set_num_threads(threads)
+    checkpoint = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+    sampling = dataclasses.replace(
+        checkpoint.config.sampling, sampler=config.sampler, memory=config.memory, audio_guidance=config.audio_guidance
+    )
+    device = pick_device(config.device, torch.cuda.device_count())
+    return Pipeline(checkpoint, sampling=sampling, device=device, dtype=getattr(torch, config.dtype))
+
+
+def _session(block: Block, fps: int, rate: int) -> pb2.Session:
+    """What the recorder has to know."""
+    from liveact.v1 import avatar_pb2 as pb2
+
+    _, height, width, _ = block.frames.shape
+    return pb2.Session(
+        width=width, height=height, fps=fps, codec=pb2.VIDEO_CODEC_RGB,
+        audio_format=pb2.AudioFormat(sample_rate_hz=rate, channels=1),
+    )  # fmt: skip
+
+
+def _record(recorder: Mp4Recorder, block: Block, first: int, fps: int) -> None:
+    """The block's frames, of which `first` is the number of the first, and their sound."""
+    import numpy as np
+
+    from liveact.v1 import avatar_pb2 as pb2
+
+    pts_us = [round(index * 1e6 / fps) for index in range(first, first + len(block.frames))]
+    pcm = np.clip(np.rint(block.sound * 32768.0), -32768, 32767).astype("<i2").tobytes()
+    recorder.audio(pb2.AudioSpan(pts_us=pts_us[0], data=pcm, block=block.index))
+    for offset, pixels in enumerate(block.frames):
+        frame = pb2.VideoFrame(
+            index=first + offset,
+            pts_us=pts_us[offset],
+            key_frame=True,
+            codec=pb2.VIDEO_CODEC_RGB,
+            data=pixels.tobytes(),
+        )
+        recorder.video(pb2.VideoChunk(frames=[frame], block=block.index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,8 @@ def serve(
 
         service = start_service(chosen, startup_progress(started))
         try:
+            # Before the ready line: who reads it may send a signal at once.
+            stopped = stop_on_signal()
             startup_s = time.monotonic() - started
             ready = {
                 "grpc": service.address, "preset": chosen.preset, "checkpoint": service.checkpoint,
@@ -57,7 +60,7 @@ def serve(
                 print_json(ready, stdout)
             else:
                 print("LIVEACT READY", *(f"{key}={value}" for key, value in ready.items()), file=stdout, flush=True)
-            wait_for_signal()
+            stopped.wait()
             note("stopping")
         finally:
             service.stop()
@@ -72,19 +75,23 @@ def announce(config: ServiceConfig) -> None:
     note(f"starting LiveAct Serve: preset {config.preset}, {weights}, sessions in {sessions}")
 
 
-def startup_progress(started: float):  # type: ignore[no-untyped-def]
+def startup_progress(started: float) -> Callable[[str], None]:
     """A callback that prints what has come up, with the seconds since `started` (of `time.monotonic`)."""
     return lambda line: note(f"  {time.monotonic() - started:5.1f} s  {line}")
 
 
-def wait_for_signal() -> None:
-    """Until SIGINT or SIGTERM; a second one ends the process the hard way."""
+def stop_on_signal() -> threading.Event:
+    """The event that SIGINT or SIGTERM sets from now on; a second signal ends the process the hard way."""
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stopped.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    return stopped
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

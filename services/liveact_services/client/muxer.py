@@ -32,6 +32,8 @@ class Muxer:
         self._origin_us: int | None = None
         self._video: VideoTrack | None = None
         self._sound = SoundTrack(self._output, session.audio_format.sample_rate_hz)
+        # Sound runs ahead of its frames, and a container takes no track any more once something is written.
+        self._early: list[tuple[bytes, int]] = []
 
     def video(self, frame: pb2.VideoFrame) -> None:
         """One frame; an H.264 recording starts at the first key frame."""
@@ -39,20 +41,31 @@ class Muxer:
             if not frame.key_frame:
                 return
             self._video = open_video_track(self._output, self._session, frame)
+            self._write_early()
         self._video.write(frame, self._since_origin(frame.pts_us))
 
     def audio(self, span: pb2.AudioSpan) -> None:
         """Sound, in order."""
-        self._sound.write(span.data, self._since_origin(span.pts_us))
+        pts_us = self._since_origin(span.pts_us)
+        if self._video is None:
+            self._early.append((span.data, pts_us))
+        else:
+            self._sound.write(span.data, pts_us)
 
     def close(self) -> None:
         """Write what is left and the container's end."""
         try:
+            self._write_early()
             if self._video is not None:
                 self._video.close()
             self._sound.close()
         finally:
             self._output.close()
+
+    def _write_early(self) -> None:
+        early, self._early = self._early, []
+        for pcm, pts_us in early:
+            self._sound.write(pcm, pts_us)
 
     def _since_origin(self, pts_us: int) -> int:
         if self._origin_us is None:

@@ -37,10 +37,11 @@ class Mp4Recorder:
         self._opened.audio(span)
 
     def close(self) -> None:
-        """Finish the file and give it its name; nothing to do when the session never opened."""
+        """Finish the file and give it its name; without a frame or sound there is none."""
         if self._muxer is not None:
             self._finish()
-            self.part.replace(self.path)
+            if self.part.exists():
+                self.part.replace(self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypeVar
 
 import grpc
 
 from liveact.v1 import avatar_pb2 as pb2
 from liveact.v1 import avatar_pb2_grpc as pb2_grpc
+from liveact_services.client.wire import write
 from liveact_services.errors import ClientError, from_rpc_error
 
 MAX_PIECE_BYTES = 960_000
@@ -21,6 +22,7 @@ MAX_PIECE_BYTES = 960_000
 # No keepalive: the proxy answers client pings on an idle stream with GOAWAY.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 
+Answer = TypeVar("Answer")
 Payload: TypeAlias = pb2.VideoChunk | pb2.AudioSpan | pb2.Event
 
 
@@ -97,7 +99,7 @@ class AvatarClient:
         """What the server runs and accepts. Raises `ClientError`."""
         return await self._call(self._stub.GetServerInfo, pb2.GetServerInfoRequest())
 
-    async def _call(self, method, request):  # type: ignore[no-untyped-def]
+    async def _call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         try:
             return await method(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
@@ -197,7 +199,7 @@ class AvatarStream:
         return self
 
     async def __anext__(self) -> Payload:
-        if self._auto_ack and self._consumed > self._acknowledged and not self._call.done():
+        if self._auto_ack and self._consumed > self._acknowledged:
             # A stream that broke meanwhile says why when it is read, below.
             with suppress(ClientError):
                 await self.ack(self._consumed)
@@ -245,14 +247,17 @@ class AvatarStream:
         self._ready.set()
 
     async def _send(self, **payload: object) -> None:
+        assert self._reader is not None
         request = pb2.StreamAvatarRequest(**payload)  # type: ignore[arg-type]
         async with self._writing:
             try:
-                await self._call.write(request)
+                sent = await write(self._call, request)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from error
-            except asyncio.InvalidStateError:
-                raise self._ended("the stream has ended: nothing more can be sent on it") from None
+        if not sent:
+            # The server has ended the stream; how, stands behind what it sent before.
+            await asyncio.wait({self._reader})
+            raise self._ended("the server has ended the stream: nothing more can be sent on it")
 
     def _ended(self, message: str) -> ClientError:
         return self._failure or ClientError(grpc.StatusCode.CANCELLED, message)

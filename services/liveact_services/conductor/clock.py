@@ -13,9 +13,9 @@ MARGIN_S = 0.15
 class PlayClock:
     """Tells the earliest and latest moment to start a block in real-time pacing.
 
-    Frame 0 is shown `playout_delay` after it was delivered. A block is started no earlier than its predecessor is shown, so
-    that the server is at most one block ahead, and no later than its own showing less the time a block has been taking. A
-    block delivered late moves the clock: the viewer has waited, everything after is shown later.
+    Frame 0 is shown `playout_delay` after it was delivered. A block is started no later than its own showing less the time a
+    block has been taking, and, where that leaves room, no earlier than its predecessor is shown, so that the server is at
+    most one block ahead. A block delivered late moves the clock: the viewer has waited, everything after is shown later.
     """
 
     def __init__(self, fps: int, now: Callable[[], float]) -> None:
@@ -36,11 +36,11 @@ class PlayClock:
         return None if self.origin is None else self.origin + block_frames(block).start / self.fps
 
     def earliest(self, block: int) -> float:
-        """Not before this moment; -inf for block 0."""
+        """Not before this moment; -inf for block 0, inf before anything was delivered."""
         if block == 0:
             return float("-inf")
         shown = self.shown_at(block - 1)
-        return float("inf") if shown is None else shown
+        return float("inf") if shown is None else min(shown, self.latest(block))
 
     def latest(self, block: int) -> float:
         """Started after this moment the block would probably be late; -inf before anything was delivered."""

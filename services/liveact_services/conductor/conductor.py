@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from liveact_models.timeline import block_frames
 
+from liveact_models.timeline import block_frames
 from liveact_services.conductor.clock import PlayClock
 from liveact_services.conductor.outputs import Event, Happening, Output, Video
 from liveact_services.conductor.speech import PlannedSound, Speech
@@ -59,19 +60,21 @@ class Conductor:
         self._finishing = False
         self._paused = False
         self._changed = asyncio.Event()
+        self._started: asyncio.Queue[_Started | Event | None] = asyncio.Queue()
+        """Blocks on their way, and events that are to be told after them; None is the end."""
 
     # ---- what the client wants ---------------------------------------------------------------------------------------------
 
     def hear(self, utterance: str, samples: np.ndarray) -> None:
-        """Voice, float32 [n] at the session's rate."""
+        """Voice, float32 [n] at the session's rate. Raises `ServiceError` after `finish`, and as `Speech.hear` does."""
+        if self._finishing:
+            raise fail("SESSION_ENDED", "voice came after close")
         self.speech.hear(utterance, samples)
         self._changed.set()
 
     def end_utterance(self, utterance: str) -> None:
         """No more voice in the utterance."""
-        if notice := self.speech.end(utterance):
-            self._emit(notice)
-        self._changed.set()
+        self._tell(self.speech.end(utterance))
 
     def interrupt(self) -> None:
         """Stop speaking with the first block that is not on its way yet."""
@@ -96,12 +99,17 @@ class Conductor:
     def finish(self) -> None:
         """Speak what waits, then end."""
         self._finishing = True
-        self.speech.end_all()
-        self._changed.set()
+        self._tell(self.speech.end_all())
 
     def pause(self, paused: bool) -> None:
         """Start no blocks while nobody watches."""
         self._paused = paused
+        self._changed.set()
+
+    def _tell(self, event: Event | None) -> None:
+        """Emit the event after all that is on its way."""
+        if event is not None:
+            self._started.put_nowait(event)
         self._changed.set()
 
     @property
@@ -113,10 +121,9 @@ class Conductor:
 
     async def run(self) -> None:
         """Make blocks until the end. Raises what a stage raised."""
-        started: asyncio.Queue[_Started | None] = asyncio.Queue()
         room = asyncio.Semaphore(IN_FLIGHT)
-        delivery = asyncio.create_task(self._deliver(started, room))
-        planning = asyncio.create_task(self._start_blocks(started, room))
+        delivery = asyncio.create_task(self._deliver(room))
+        planning = asyncio.create_task(self._start_blocks(room))
         try:
             await asyncio.wait({delivery, planning}, return_when=asyncio.FIRST_EXCEPTION)
             for task in (delivery, planning):
@@ -127,22 +134,25 @@ class Conductor:
                 task.cancel()
             await asyncio.gather(delivery, planning, return_exceptions=True)
 
-    async def _start_blocks(self, started: asyncio.Queue[_Started | None], room: asyncio.Semaphore) -> None:
+    async def _start_blocks(self, room: asyncio.Semaphore) -> None:
         while True:
             await room.acquire()
             block = self.planned_blocks
             if not await self._time_for(block):
-                started.put_nowait(None)
+                self._started.put_nowait(None)
                 return
             planned = self.speech.plan(block)
             self.planned_blocks += 1
             prompt = self._prompt_for(block)
             applied = () if prompt is None else (self._applied(block, prompt),)
             parts = self._stages.submit(BlockPlan(block, planned.voice, prompt))
-            started.put_nowait(_Started(block, planned, planned.events + applied, parts, self.clock.now()))
+            self._started.put_nowait(_Started(block, planned, planned.events + applied, parts, self.clock.now()))
 
-    async def _deliver(self, started: asyncio.Queue[_Started | None], room: asyncio.Semaphore) -> None:
-        while (one := await started.get()) is not None:
+    async def _deliver(self, room: asyncio.Semaphore) -> None:
+        while (one := await self._started.get()) is not None:
+            if isinstance(one, Event):
+                self._emit(one)
+                continue
             sent = 0
             async for part in one.parts:
                 if sent == 0:
@@ -166,10 +176,8 @@ class Conductor:
             wait = self._wait_for(block)
             if wait <= 0:
                 return True
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), None if wait == float("inf") else wait)
-            except TimeoutError:
-                pass
 
     def _wait_for(self, block: int) -> float:
         """Seconds until the block may be started as things stand; inf: something has to change first."""
@@ -190,7 +198,8 @@ class Conductor:
 
     def _prompt_for(self, block: int) -> str | None:
         """The latest prompt that is due at the block's start, if one is."""
-        start = block_frames(block).start / self.spec.fps
+        # Half a microsecond: a client names a block's start by a pts, which is in whole ones.
+        start = block_frames(block).start / self.spec.fps + 0.5e-6
         due = [prompt for at, prompt in self._prompts if at <= start]
         self._prompts = self._prompts[len(due) :]
         return due[-1] if due else None

@@ -1,19 +1,20 @@
 """Where utterances stand on the media clock.
 
-Voice waits in a queue until the block that will speak it is planned; only then is it written to the session's `VoiceBuffer`. So an
-interrupt has little to take back, and voice that comes at speaking pace can be placed as late in a block as it must be and no
-later.
+Voice waits in a queue until the block that will speak it is planned; only then is it written to the session's `VoiceBuffer`.
+So an interrupt has little to take back, and voice that comes at speaking pace can be placed as late in a block as it must be
+and no later.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from liveact_models.timeline import block_frames, block_sound_frames
 from liveact_models.voice import BlockVoice, VoiceBuffer
-
 from liveact_services.conductor.outputs import Event, Happening, Sound
 from liveact_services.errors import fail
 
@@ -56,6 +57,8 @@ class Span:
     utterance: str
     start: int
     stop: int
+    before: int = 0
+    """Samples of the utterance in spans that were shown and forgotten."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,12 @@ class Speech:
 
     def hear(self, name: str, samples: np.ndarray) -> None:
         """Voice of an utterance, float32 [n]. Raises `ServiceError` when utterances interleave or too much waits."""
-        if name in self._dropped:
+        if name in self._dropped or not len(samples):
             return
+        if self.waiting + len(samples) > self._max_waiting:
+            raise fail(
+                "VOICE_BACKLOG_FULL", f"more than {self._max_waiting / self.rate:.0f} s of voice wait to be spoken"
+            )
         current = self._queue[-1] if self._queue and not self._queue[-1].ended else None
         if current is None or current.name != name:
             if name in self._names:
@@ -99,15 +106,15 @@ class Speech:
             current = Utterance(name)
             self._queue.append(current)
             self._names.add(name)
-        if self.waiting + len(samples) > self._max_waiting:
-            raise fail(
-                "VOICE_BACKLOG_FULL", f"more than {self._max_waiting / self.rate:.0f} s of voice wait to be spoken"
-            )
         current.pieces.append(samples)
         current.waiting += len(samples)
 
     def end(self, name: str) -> Event | None:
-        """No more voice in this utterance; a notice for one without any. Raises `ServiceError` for one that has ended."""
+        """No more voice in this utterance.
+
+        Gives SPEECH_ENDED when all its voice is placed already, so that no block need be made to say so, and a NOTICE for an
+        utterance without voice. Raises `ServiceError` for one that has ended.
+        """
         if name in self._dropped:
             self._dropped.discard(name)
             return None
@@ -117,13 +124,16 @@ class Speech:
                          message=f"utterance {name!r} ended without a sample of voice")  # fmt: skip
         if not self._queue or self._queue[-1].name != name or self._queue[-1].ended:
             raise fail("UTTERANCE_ENDED", f"utterance {name!r} was ended before")
-        self._queue[-1].ended = True
-        return None
+        return self._end_last()
 
-    def end_all(self) -> None:
-        """The client is done: what waits is all there will be."""
-        if self._queue:
-            self._queue[-1].ended = True
+    def end_all(self) -> Event | None:
+        """The client is done: what waits is all there will be. Gives SPEECH_ENDED as `end` does."""
+        return self._end_last() if self._queue else None
+
+    def _end_last(self) -> Event | None:
+        last = self._queue[-1]
+        last.ended = True
+        return None if last.waiting else self._ended(self._queue.pop())
 
     def interrupt(self, next_block: int, shown_frames: int) -> Event:
         """Drop all voice that no planned block holds.
@@ -132,21 +142,21 @@ class Speech:
         """
         cut = self._buffer.boundary(block_frames(next_block).start)
         current = self._queue[0].name if self._queue else (self._spans[-1].utterance if self._spans else "")
+        shown = min(self._buffer.boundary(shown_frames), cut)
+        played = sum(s.before + max(0, min(s.stop, shown) - s.start) for s in self._spans if s.utterance == current)
         dropped = self.waiting
         kept: deque[Span] = deque()
         for span in self._spans:
             dropped += max(0, span.stop - max(span.start, cut))
             if span.start < cut:
-                kept.append(Span(span.utterance, span.start, min(span.stop, cut)))
-        shown = self._buffer.boundary(shown_frames)
-        played = sum(max(0, min(s.stop, shown) - s.start) for s in kept if s.utterance == current)
+                kept.append(dataclasses.replace(span, stop=min(span.stop, cut)))
         self._spans = kept
         self._dropped.update(u.name for u in self._queue if not u.ended)
         self._queue.clear()
         if self._buffer.written > cut:
             self._buffer.truncate(block_frames(next_block).start)
         return Event(
-            Happening.INTERRUPTED, min(shown, cut) / self.rate, utterance=current, block=next_block,
+            Happening.INTERRUPTED, shown / self.rate, utterance=current, block=next_block,
             played_s=played / self.rate, discarded_s=dropped / self.rate,
         )  # fmt: skip
 
@@ -185,7 +195,7 @@ class Speech:
             if utterance is None:
                 self._silence(end - self._buffer.written)
             elif utterance.waiting == 0 and utterance.ended:
-                self._finish(utterance, events)
+                events.append(self._ended(self._queue.popleft()))
             elif not utterance.flowing and not self.complete(block):
                 self._start_late(utterance, end, events)
             elif utterance.waiting == 0:
@@ -195,7 +205,7 @@ class Speech:
             else:
                 self._place(utterance, end - self._buffer.written, events)
         if self._queue and self._queue[0].ended and self._queue[0].waiting == 0:
-            self._finish(self._queue[0], events)
+            events.append(self._ended(self._queue.popleft()))
         return self._cut(block, events)
 
     # ---- placing -----------------------------------------------------------------------------------------------------------
@@ -219,9 +229,9 @@ class Speech:
             self._spans.append(Span(utterance.name, start, self._buffer.written))
         utterance.placed = utterance.flowing = True
 
-    def _finish(self, utterance: Utterance, events: list[Event]) -> None:
-        events.append(Event(Happening.SPEECH_ENDED, self._now, utterance.name))
-        self._queue.popleft()
+    def _ended(self, utterance: Utterance) -> Event:
+        # Utterances are placed one after the other, so the last span is where this one's voice ends.
+        return Event(Happening.SPEECH_ENDED, self._spans[-1].stop / self.rate, utterance.name)
 
     def _silence(self, count: int) -> None:
         self._buffer.append(np.zeros(count, np.float32), voiced=False)
@@ -241,7 +251,9 @@ class Speech:
         """Spans wholly shown are needed no more, but for the last one, which an interrupt may ask about."""
         shown = self._buffer.boundary(shown_frames)
         while len(self._spans) > 1 and self._spans[0].stop <= shown:
-            self._spans.popleft()
+            gone = self._spans.popleft()
+            if self._spans[0].utterance == gone.utterance:
+                self._spans[0].before = gone.before + gone.stop - gone.start
 
     def _spoken_in(self, frame: int) -> str:
         start, stop = self._buffer.boundary(frame), self._buffer.boundary(frame + 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
@@ -16,34 +16,6 @@ from liveact_services.replica import Replica, replica_id
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
-
-
-class BlockOrder:
-    """Lets a session's blocks through one by one: calls may overtake each other on their way, states may not."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._turn = asyncio.Condition()
-        self.closed = False
-        self.last_used = time.monotonic()
-
-    async def enter(self, block: int) -> None:
-        async with self._turn:
-            await self._turn.wait_for(lambda: self.closed or self._next >= block)
-            if self.closed:
-                raise ReplicaGone("the session was closed while its block waited")
-            if self._next != block:
-                raise ValueError(f"block {block} was made before; the next is {self._next}")
-
-    async def leave(self) -> None:
-        async with self._turn:
-            self._next += 1
-            self._turn.notify_all()
-
-    async def close(self) -> None:
-        async with self._turn:
-            self.closed = True
-            self._turn.notify_all()
 
 
 class Denoiser(Replica):
@@ -70,22 +42,14 @@ class Denoiser(Replica):
         try:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
         except BaseException:
-            del self._orders[spec.session]
+            self._orders.pop(spec.session, None)
             raise
         return replica_id()
 
     async def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
         """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here."""
-        order = self._order(session)
-        await order.enter(block)
-        try:
-            denoised = await self.compute.run(self._ranks.denoise, session, block, features, text)
-        except BaseException:
-            # The blocks that wait behind this one can never have their turn.
-            await order.close()
-            raise
-        await order.leave()
-        return denoised
+        async with self._order(session).turn(block):
+            return await self.compute.run(self._ranks.denoise, session, block, features, text)
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
@@ -96,7 +60,7 @@ class Denoiser(Replica):
         """Forget a session; closing one twice, or one never held, is no error."""
         order = self._orders.pop(session, None)
         if order is not None:
-            await order.close()
+            order.close()
             await self.compute.run(self._ranks.close, session)
 
     async def sessions(self) -> list[str]:

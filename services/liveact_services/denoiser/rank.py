@@ -18,6 +18,7 @@ from liveact_services.placement.pins import ReplicaGone
 
 if TYPE_CHECKING:
     import torch
+
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import SamplingConfig
     from liveact_models.session import SessionState

@@ -6,24 +6,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc_health.v1 import health_pb2
+
+import liveact_services
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import ModelConfig
 from liveact_models.voice.source import RATES as SAMPLE_RATES
-
-import liveact_services
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
+from liveact_services.gateway.catalogue import Catalogue
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
 from liveact_services.gateway.serve_stages import ServeStages, StageHandles
 from liveact_services.gateway.warm_up import warm_up
-from liveact_services.replica import replica_id
+from liveact_services.replica import join_serve_log, replica_id
 from liveact_services.sessions import AvatarStore, Database, Leases, SessionRecord, SessionState, SessionStore, names
 from liveact_services.sessions.tokens import new_resume_token, token_hash, token_matches
 
@@ -35,7 +36,9 @@ TENANT = "default"
 """Whose everything is: there is one tenant until keys are asked for."""
 SWEEP_S = 5.0
 
-log = logging.getLogger("liveact.gateway")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -53,10 +56,12 @@ class Gateway:
         denoiser: DeploymentHandle,
         vae_decoder: DeploymentHandle,
     ) -> None:
+        join_serve_log()
         self._config, self._model, self._checkpoint = config, model, checkpoint
         self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder)
         database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
+        self._catalogue = Catalogue(self._avatars, self._store, model, TENANT)
         self._live: dict[str, LiveSession] = {}
         self._leaving = False
         self._warm = False
@@ -71,10 +76,12 @@ class Gateway:
         try:
             async for response in self._stream(stream):
                 yield response
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            raise _answer(grpc_context, error) from None
+            known = as_service_error(error)
+            _set_status(grpc_context, known)
+            # The status travels with a message (see `_answered`), so the failure is told as an event too.
+            event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
+            yield pb.StreamAvatarResponse(event=event)
 
     async def _stream(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> AsyncIterator[pb.StreamAvatarResponse]:
         config = await self._first(stream)
@@ -164,6 +171,7 @@ class Gateway:
     def _introduce(self, live: LiveSession, token: str) -> pb.Session:
         message = live.ledger.record.to_proto()
         message.resume_token = token
+        message.next_sequence = live.next_sequence
         message.credit_frames = self._config.sessions.credit_frames
         message.playout_delay.CopyFrom(duration(live.conductor.clock.playout_delay))
         return message
@@ -187,64 +195,50 @@ class Gateway:
             with contextlib.suppress(ServiceError):
                 await self._store.sweep()
 
-    # ---- avatars -----------------------------------------------------------------------------------------------------------
+    # ---- avatars and sessions ----------------------------------------------------------------------------------------------
 
     async def CreateAvatar(
         self, request: pb.CreateAvatarRequest, grpc_context: RayServegRPCContext
     ) -> pb.CreateAvatarResponse:
         """Check a portrait and keep it."""
-        async with _answered(grpc_context):
-            width, height = self._model.limits.default
-            picture = await asyncio.to_thread(requests.portrait, request.image, width, height)
-            record = await self._avatars.create(
-                TENANT, request.display_name, request.image, picture.source_width, picture.source_height
-            )
-            return pb.CreateAvatarResponse(avatar=record.to_proto())
+        return await _answered(grpc_context, pb.CreateAvatarResponse(), self._catalogue.create_avatar(request))
 
     async def ListAvatars(
         self, request: pb.ListAvatarsRequest, grpc_context: RayServegRPCContext
     ) -> pb.ListAvatarsResponse:
         """The caller's avatars."""
-        async with _answered(grpc_context):
-            return pb.ListAvatarsResponse(avatars=[r.to_proto() for r in await self._avatars.list(TENANT)])
+        return await _answered(grpc_context, pb.ListAvatarsResponse(), self._catalogue.list_avatars())
 
     async def DeleteAvatar(
         self, request: pb.DeleteAvatarRequest, grpc_context: RayServegRPCContext
     ) -> pb.DeleteAvatarResponse:
         """Forget an avatar."""
-        async with _answered(grpc_context):
-            await self._avatars.delete(names.avatar_id(request.name), TENANT)
-            return pb.DeleteAvatarResponse()
-
-    # ---- sessions ----------------------------------------------------------------------------------------------------------
+        return await _answered(grpc_context, pb.DeleteAvatarResponse(), self._catalogue.delete_avatar(request))
 
     async def GetSession(
         self, request: pb.GetSessionRequest, grpc_context: RayServegRPCContext
     ) -> pb.GetSessionResponse:
         """One session's record."""
-        async with _answered(grpc_context):
-            record = await self._store.get(names.session_id(request.name), TENANT)
-            return pb.GetSessionResponse(session=record.to_proto())
+        return await _answered(grpc_context, pb.GetSessionResponse(), self._catalogue.get_session(request))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, grpc_context: RayServegRPCContext
     ) -> pb.ListSessionsResponse:
         """The caller's sessions."""
-        async with _answered(grpc_context):
-            return pb.ListSessionsResponse(sessions=[r.to_proto() for r in await self._store.list(TENANT)])
+        return await _answered(grpc_context, pb.ListSessionsResponse(), self._catalogue.list_sessions())
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, grpc_context: RayServegRPCContext
     ) -> pb.DeleteSessionResponse:
         """Close a session."""
-        async with _answered(grpc_context):
-            session = names.session_id(request.name)
-            live = self._live.get(session)
-            if live is not None:
-                await live.close()
-            else:
-                await self._store.close(session, TENANT)
-            return pb.DeleteSessionResponse()
+        return await _answered(grpc_context, pb.DeleteSessionResponse(), self._delete_session(request))
+
+    async def _delete_session(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
+        live = self._live.get(names.session_id(request.name))
+        if live is not None:
+            await live.close()
+        # Written either way: the record is the answer to whoever asks next.
+        return await self._catalogue.close_session(request)
 
     # ---- the server --------------------------------------------------------------------------------------------------------
 
@@ -288,21 +282,19 @@ class Gateway:
         return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-@contextlib.asynccontextmanager
-async def _answered(context: RayServegRPCContext) -> AsyncIterator[None]:
-    """Failures inside become the call's status."""
+async def _answered(context: RayServegRPCContext, empty: R, answer: Awaitable[R]) -> R:
+    """The answer, or the status of what it failed with and an empty message.
+
+    Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
+    """
     try:
-        yield
-    except asyncio.CancelledError:
-        raise
+        return await answer
     except Exception as error:
-        raise _answer(context, error) from None
+        _set_status(context, as_service_error(error))
+        return empty
 
 
-def _answer(context: RayServegRPCContext, error: Exception) -> ServiceError:
-    """Set the call's status; gives the error to raise, without which Serve would report OK."""
-    known = as_service_error(error)
-    context.set_code(known.code)
-    context.set_details(known.message)
-    context.set_trailing_metadata(list(known.trailing_metadata()))
-    return known
+def _set_status(context: RayServegRPCContext, error: ServiceError) -> None:
+    context.set_code(error.code)
+    context.set_details(error.message)
+    context.set_trailing_metadata(list(error.trailing_metadata()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
-from liveact_services.sessions import LeaseLost, Leases, SessionRecord, SessionState, SessionStore
+from liveact_services.sessions import IllegalMove, LeaseLost, Leases, SessionRecord, SessionState, SessionStore
 
 if TYPE_CHECKING:
     from liveact_services.conductor.stages import Stages
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PERIOD_S = 1.0
 LEASE_MS = 10_000
 
-log = logging.getLogger("liveact.gateway")
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -57,7 +58,7 @@ class Ledger:
             self._changed.set()
 
     def progress(self, block: int, frame: int) -> None:
-        """So many frames are made; `block` is the one they end in."""
+        """So many blocks and frames are made."""
         self.record = dataclasses.replace(self.record, block=block, frame=frame)
 
     async def close(self, state: SessionState) -> None:
@@ -72,10 +73,8 @@ class Ledger:
 
     async def _write(self) -> None:
         while not (self.record.state.ended and not self._moves):
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), PERIOD_S)
-            except TimeoutError:
-                pass
             self._changed.clear()
             try:
                 await self._flush()
@@ -83,35 +82,46 @@ class Ledger:
                 # Our own lease lapsed while Redis was away or we were slow; nobody else can run this session, so take it back.
                 self._token = None
             except ServiceError as error:
-                if error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
-                    await self._restore()
-                elif error.reason != "STORE_UNAVAILABLE":
-                    log.warning("session record: %s", error, extra={"session_id": self.record.id})
-                    self._moves.clear()
-                else:
+                if error.reason == "STORE_UNAVAILABLE":
                     await asyncio.sleep(PERIOD_S)
+                elif error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
+                    await self._restore()
+                else:
+                    # The record was ended by somebody else, and nothing leaves an ended state.
+                    log.warning("session record: %s", error, extra={"session_id": self.record.id})
+                    return
 
     async def _flush(self) -> None:
-        record = self.record
         if self._token is None:
-            self._token = await self._leases.acquire(record.id, self._owner, LEASE_MS, take_over=True)
+            self._token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS, take_over=True)
         while self._moves:
-            places = {"denoiser": record.denoiser, "decoder": record.decoder}
-            await self._store.move(
-                record.id, self._moves[0], token=self._token, block=record.block, frame=record.frame, **places
-            )
+            await self._move(self._moves[0], self._token)
             self._moves.pop(0)
         if not self.record.state.ended:
+            record = self.record
             await self._leases.renew(record.id, self._token, LEASE_MS)
             await self._store.touch(
                 record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry()
             )
 
+    async def _move(self, state: SessionState, token: int) -> None:
+        record = self.record
+        try:
+            await self._store.move(
+                record.id, state, token=token, block=record.block, frame=record.frame,
+                denoiser=record.denoiser, decoder=record.decoder,
+            )  # fmt: skip
+        except IllegalMove as error:
+            # A move whose reply was lost was made all the same.
+            if error.current is not state:
+                raise
+
     async def _restore(self) -> None:
         """Redis came back without the record."""
+        told = len(self._moves)
         try:
             await self._store.restore(dataclasses.replace(self.record, expire_time=self._expiry()))
-            self._moves.clear()
+            del self._moves[:told]
             self._token = None
         except ServiceError as error:
             log.warning("session record: %s", error, extra={"session_id": self.record.id})

@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
-from liveact.v1 import avatar_pb2 as pb
 
+from liveact.v1 import avatar_pb2 as pb
+from liveact_models.timeline import block_of_frame
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Output, Video
 from liveact_services.conductor.stages import SessionSpec, Stages
-from liveact_services.config import SessionLimits
+from liveact_services.config import DEFAULT_PROMPT, SessionLimits
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
 from liveact_services.gateway.ledger import Ledger
@@ -26,7 +27,7 @@ TICK_S = 0.25
 EXPIRING_S = 30.0
 """How long before its end a session is told so."""
 
-log = logging.getLogger("liveact.gateway")
+log = logging.getLogger(__name__)
 
 
 class LiveSession:
@@ -52,7 +53,8 @@ class LiveSession:
             spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s
         )
         self._ready = False
-        self._sequence = 0
+        self.next_sequence = 0
+        """Number of the next piece of voice."""
         self._streams = 0
         self._attached = False
         self._created = self._heard = self._acked_at = self._left = time.monotonic()
@@ -77,7 +79,7 @@ class LiveSession:
 
     def detach(self, stream: int) -> None:
         """The stream is gone; if it is still the session's, the session waits for another."""
-        if stream != self._streams or self.over:
+        if stream != self._streams or self.over or self._outbox.drained:
             return
         self._attached = False
         self._left = time.monotonic()
@@ -97,10 +99,9 @@ class LiveSession:
         if self.over:
             raise fail("SESSION_ENDED", "the session has ended")
         self._outbox.rewind(next_frame)
-        stream = self.attach()
-        if self.conductor.delivered_frames:
+        if self.ledger.record.state is SessionState.DETACHED:
             self.ledger.moved(SessionState.STREAMING)
-        return stream
+        return self.attach()
 
     def messages(self) -> AsyncIterator[pb.StreamAvatarResponse]:
         """What the attached stream is to send, to the session's end; raises what ended it."""
@@ -145,6 +146,7 @@ class LiveSession:
 
     async def close(self) -> None:
         """End the session because it was asked for."""
+        self._emit(Event(Happening.CLOSED, self.conductor.delivered_frames / self.spec.fps))
         self._finish(SessionState.CLOSED, None)
         assert self._end is not None
         await self._end
@@ -155,19 +157,19 @@ class LiveSession:
 
     def _hear(self, chunk: pb.AudioChunk) -> None:
         self._require_ready("audio")
-        if chunk.sequence != self._sequence:
-            reason = "SEQUENCE_GAP" if chunk.sequence > self._sequence else "SEQUENCE_REPEATED"
-            raise fail(reason, f"piece {chunk.sequence} came where piece {self._sequence} is next")
+        if chunk.sequence != self.next_sequence:
+            reason = "SEQUENCE_GAP" if chunk.sequence > self.next_sequence else "SEQUENCE_REPEATED"
+            raise fail(reason, f"piece {chunk.sequence} came where piece {self.next_sequence} is next")
         samples, notice = requests.voice(chunk, self._voice)
         self.conductor.hear(chunk.utterance_id, samples)
-        self._sequence += 1
+        self.next_sequence += 1
         if notice is not None:
             self._emit(notice)
 
     def _update(self, update: pb.Update) -> None:
         self._require_ready("update")
         at = requests.media_time(update.from_pts_us)
-        self.conductor.update(requests.prompt_text(update.prompt, self._limits), at)
+        self.conductor.update(requests.prompt_text(update.prompt, self._limits) or DEFAULT_PROMPT, at)
 
     def _require_ready(self, kind: str) -> None:
         if not self._ready:
@@ -187,17 +189,22 @@ class LiveSession:
             self._emit(Event(Happening.READY))
             await self.conductor.run()
             self._emit(Event(Happening.CLOSED, self.conductor.delivered_frames / self.spec.fps))
+            self._outbox.finish()
+            # Until the last message has gone out a client that loses its stream can still resume.
+            await self._outbox.drain()
         except Exception as error:
             self._finish(SessionState.FAILED, as_service_error(error))
         else:
             self._finish(SessionState.CLOSED, None)
 
     def _emit(self, output: Output) -> None:
+        if self.over:
+            return
         if isinstance(output, Video):
-            last = output.part.frames[-1].index
-            if output.part.frames[0].index == 0:
+            made = output.part.frames[-1].index + 1
+            if self.ledger.record.state is SessionState.READY:
                 self.ledger.moved(SessionState.STREAMING)
-            self.ledger.progress(output.part.block, last + 1)
+            self.ledger.progress(block_of_frame(made), made)
         for message in responses(output, self.spec):
             self._outbox.put(message)
 
@@ -207,6 +214,8 @@ class LiveSession:
         while not self.over:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
+            if not self.conductor.out_of_credit:
+                self._acked_at = now
             age = now - self._created
             if age > limits.max_duration_s:
                 self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
@@ -243,5 +252,7 @@ class LiveSession:
         except Exception:
             # The replicas forget an abandoned session by themselves.
             log.exception("session could not be closed on its replicas", extra={"session_id": self.spec.session})
-        await self.ledger.close(state)
-        self._ended(self)
+        try:
+            await self.ledger.close(state)
+        finally:
+            self._ended(self)

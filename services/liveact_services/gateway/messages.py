@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
+
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_of_frame
-
 from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
 from liveact_services.conductor.stages import Codec, EncodedFrame, Idle, Pacing, SessionSpec, StageTimes
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import ConfigError, ModelConfig, check_size
 from liveact_models.portrait import Portrait, PortraitError, prepare_portrait
 from liveact_models.voice import VoiceError, clipped_fraction, decode_pcm
 from liveact_models.voice.source import RATES as SAMPLE_RATES
-
 from liveact_services.conductor.outputs import Event, Happening
 from liveact_services.conductor.stages import Codec, Idle, Pacing, SessionSpec
 from liveact_services.config import DEFAULT_PROMPT, SessionLimits
 from liveact_services.errors import fail
-from liveact_services.gateway.messages import CODECS, ENCODINGS, IDLE_POLICIES, PACINGS
+from liveact_services.gateway.messages import CODECS, ENCODINGS, IDLE_POLICIES, MAX_MESSAGE_BYTES, PACINGS
 
 MAX_AUDIO_BYTES = 1024 * 1024
 CLIPPED_FRACTION = 0.01
@@ -46,12 +46,15 @@ def session_spec(config: pb.SessionConfig, session: str, model: ModelConfig, lim
         check_size(model, width, height)
     except ConfigError as error:
         raise fail("SIZE_UNSUPPORTED", str(error)) from None
+    codec = _choice(config.codec, CODECS, Codec.H264, "CODEC_UNSUPPORTED", pb.VideoCodec.Name)
+    if codec is Codec.RGB and (size := width * height * 3) > MAX_MESSAGE_BYTES:
+        raise fail("CODEC_UNSUPPORTED", f"raw frames of {width}x{height}: {size} bytes do not go into one message")
     fps = config.fps or model.fps
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
         raise fail("FPS_UNSUPPORTED", f"fps {fps}: accepted are {FPS_RANGE[0]} to {FPS_RANGE[1]}")
     return SessionSpec(
         session=session, width=width, height=height, fps=fps,
-        codec=_choice(config.codec, CODECS, Codec.H264, "CODEC_UNSUPPORTED", pb.VideoCodec.Name),
+        codec=codec,
         pacing=_choice(config.pacing, PACINGS, Pacing.REALTIME, "PACING_UNSUPPORTED", pb.Pacing.Name),
         idle=_choice(config.idle_policy, IDLE_POLICIES, Idle.ANIMATE, "IDLE_POLICY_UNSUPPORTED", pb.IdlePolicy.Name),
         seed=config.seed, prompt=prompt_text(config.prompt, limits) or DEFAULT_PROMPT,

@@ -1,0 +1,129 @@
+"""The stages in one process: the models of the service without what surrounds them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from liveact_services.block_order import BlockOrder
+from liveact_services.conductor.stages import BlockPlan, Denoised, Features, SessionSpec, VideoPart
+from liveact_services.denoiser.rank import Conditions, LocalRank
+from liveact_services.replica import Compute
+from liveact_services.vae_decoder.decoding import Decoding
+
+if TYPE_CHECKING:
+    import torch
+
+    from liveact_models.checkpoint import Checkpoint
+    from liveact_models.config import SamplingConfig
+    from liveact_models.voice import BlockVoice
+
+
+class LocalModels:
+    """The five stages' models, loaded once for any number of sessions; each stage computes on a thread of its own."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.device = device
+        self.rank = LocalRank(checkpoint, sampling, device, dtype)
+        self.vae_decoder = checkpoint.load_vae("decode", device=str(device))
+        self._vae_encoder = checkpoint.load_vae("encode", device=str(device))
+        self._audio_encoder = checkpoint.load_audio_encoder(device=str(device))
+        self._text_encoder = checkpoint.load_text_encoder(device=str(device))
+        self._image_encoder = checkpoint.load_image_encoder(device=str(device))
+        self._text_len = checkpoint.config.transformer.text_len
+        self.condition, self.hear, self.look = Compute("Conditioner"), Compute("AudioEncoder"), Compute("VaeEncoder")
+        self.denoise, self.decode = Compute("Denoiser"), Compute("VaeDecoder")
+
+    def text(self, prompt: str) -> np.ndarray:
+        """The prompt's embedding, float32 [tokens, text_dim]."""
+        return self._text_encoder.encode(prompt, self._text_len).float().cpu().numpy()
+
+    def image(self, portrait: np.ndarray) -> np.ndarray:
+        """CLIP tokens of a portrait [3, H, W] in [-1, 1]: float32 [clip_tokens, clip_dim]."""
+        return self._image_encoder.encode(self._tensor(portrait)).float().cpu().numpy()
+
+    def reference(self, portrait: np.ndarray) -> np.ndarray:
+        """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
+        return self._vae_encoder.encode_reference(self._tensor(portrait)).float().cpu().numpy()
+
+    def features(self, voice: BlockVoice, block: int) -> Features:
+        """Features of the frames [start - 2, stop + 2) of the block."""
+        from liveact_models.voice import block_features
+
+        began = time.perf_counter()
+        array = block_features(self._audio_encoder, voice, block).float().cpu().numpy()
+        return Features(array, time.perf_counter() - began)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(array, device=self.device)
+
+
+class LocalStages:
+    """One session's way through the models of this process (see `Stages`)."""
+
+    def __init__(self, models: LocalModels) -> None:
+        self._models = models
+        self._session = ""
+        self._decoding: Decoding | None = None
+        self._denoising, self._decoded = BlockOrder(), BlockOrder()
+        self._blocks: set[asyncio.Task[Denoised]] = set()
+
+    @property
+    def replicas(self) -> tuple[str, str]:
+        """There are none."""
+        return "", ""
+
+    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""
+        models = self._models
+        text, clip, reference = await asyncio.gather(
+            models.condition.run(models.text, spec.prompt),
+            models.condition.run(models.image, portrait),
+            models.look.run(models.reference, portrait),
+        )
+        self._session = spec.session
+        await models.denoise.run(models.rank.open, spec, Conditions(text, clip, reference))
+        self._decoding = Decoding(models.vae_decoder, spec, models.device)
+
+    def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
+        """Denoise the block as soon as its turn comes; it is decoded as its parts are taken."""
+        assert self._decoding is not None
+        denoised = asyncio.create_task(self._denoise(plan))
+        self._blocks.add(denoised)
+        return self._decode(self._decoding, plan.block, denoised)
+
+    async def close(self) -> None:
+        """Forget the session; a block under way is given up."""
+        self._denoising.close()
+        self._decoded.close()
+        for block in self._blocks:
+            block.cancel()
+        await asyncio.gather(*self._blocks, return_exceptions=True)
+        self._blocks.clear()
+        # On the thread that denoises, hence after whatever still runs there.
+        await self._models.denoise.run(self._models.rank.close, self._session)
+
+    async def _denoise(self, plan: BlockPlan) -> Denoised:
+        models = self._models
+        features = await models.hear.run(models.features, plan.voice, plan.block)
+        text = None if plan.prompt is None else await models.condition.run(models.text, plan.prompt)
+        async with self._denoising.turn(plan.block):
+            return await models.denoise.run(models.rank.denoise, self._session, plan.block, features, text)
+
+    async def _decode(
+        self, decoding: Decoding, block: int, denoising: asyncio.Task[Denoised]
+    ) -> AsyncIterator[VideoPart]:
+        denoised = await denoising
+        self._blocks.discard(denoising)
+        async with self._decoded.turn(block):
+            parts = decoding.parts(block, denoised)
+            while (part := await self._models.decode.run(next, parts, None)) is not None:
+                yield part

@@ -1,0 +1,64 @@
+"""One real service for every test that needs it: Ray Serve, gRPC and the embedded Valkey, started once a session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from liveact_services.config import ServiceConfig, load_config
+from liveact_services.service import RunningService, start_service
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, and what its start took."""
+
+    address: str
+    running: RunningService
+    config: ServiceConfig
+    startup_s: float
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The whole service with the tiny model, its timers shortened so that timing out can be tested."""
+    config = load_config(
+        port=0,
+        http_port=0,
+        data_dir=tmp_path_factory.mktemp("service"),
+        denoiser={"replicas": 2},
+        vae_decoder={"replicas": 2},
+        sessions={
+            "max_sessions": 4, "ack_timeout_s": 3, "config_timeout_s": 2, "detached_timeout_s": 3,
+            "max_pending_voice_s": 60,
+        },
+    )  # fmt: skip
+    began = time.monotonic()
+    running = start_service(config)
+    took = time.monotonic() - began
+    yield Service(running.address, running, config, took)
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def portrait() -> bytes:
+    """A photograph, as a JPEG file."""
+    return (EXAMPLES / "portrait.jpg").read_bytes()
+
+
+def tone(seconds: float, rate: int = 16000, hertz: float = 220.0, level: float = 0.3) -> np.ndarray:
+    """A sine: float32 [seconds * rate]."""
+    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def pcm16(samples: np.ndarray) -> bytes:
+    """float32 in [-1, 1] -> PCM_S16LE."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
