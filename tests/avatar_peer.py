@@ -117,6 +117,7 @@ class AvatarPeer(pb2_grpc.AvatarServiceServicer):
         agreed.CopyFrom(self.agreed)
         if config.HasField("resume"):
             agreed.state = pb2.SESSION_STATE_STREAMING
+            agreed.next_sequence = 7
         elif config.audio_format.sample_rate_hz:
             agreed.audio_format.CopyFrom(config.audio_format)
         yield pb2.StreamAvatarResponse(session=agreed)

@@ -53,7 +53,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             events = poll(0)
             if timeout is None and not events:
                 raise RuntimeError("everybody waits and nothing will happen")
-            self._now += timeout or 0.0
+            # Never quite still: who waits for a moment that is a rounding error away must reach it.
+            self._now += max(timeout or 0.0, 1e-7)
             return events
 
         self._selector.select = select  # type: ignore[attr-defined]
@@ -125,7 +126,6 @@ class Performance:
         loop = asyncio.get_running_loop()
         self.now = loop.time
         self.conductor = Conductor(spec, self.stages, self._take, credit_frames=credit, now=loop.time)
-        self._arrived = asyncio.Condition()
         self._frames = 0
         self._viewer = asyncio.create_task(self._show(spec.fps)) if shows else None
         self.run = asyncio.create_task(self.conductor.run())
@@ -137,17 +137,19 @@ class Performance:
             self.most_ahead = max(self.most_ahead, self._frames - len(self.shown_at))
 
     async def _show(self, fps: int) -> None:
-        while not self._frames:
+        while not self._frames:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         due = self.now() + PlayClock(fps, self.now).playout_delay
         while True:
             await asyncio.sleep(due - self.now())
-            while self._frames <= len(self.shown_at):
+            late_from = self.now()
+            while self._frames <= len(self.shown_at):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-            self.stalled_s += self.now() - due
+            late = self.now() - late_from
+            self.stalled_s += late
             self.shown_at.append(self.now())
             self.conductor.ack(len(self.shown_at))
-            due = self.now() + 1 / fps
+            due += 1 / fps + late
 
     async def end(self) -> None:
         """Close, and wait for the end."""

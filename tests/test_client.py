@@ -94,7 +94,7 @@ async def test_control_messages_carry_what_was_said():
 async def test_resume_sends_the_token_is_ready_at_once_and_goes_on_counting():
     peer = AvatarPeer()
     token = "token-of-one"
-    async with serving(peer) as at, AvatarClient(at) as client, client.resume(token, 21, next_sequence=7) as stream:
+    async with serving(peer) as at, AvatarClient(at) as client, client.resume(token, 21) as stream:
         await asyncio.wait_for(stream.ready(), 5)
         await stream.send_audio(tone(0.1, RATE), "u")
         await _until(lambda: bool(peer.received("audio")))

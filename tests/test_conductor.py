@@ -8,19 +8,23 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from stage_fixtures import FPS, RATE, Performance, ScriptedStages, counted, in_virtual_time, session_spec
 
 from liveact_models.timeline import block_frames
+from liveact_services.conductor.clock import MARGIN_S
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Sound, Video
+from liveact_services.conductor.speech import CUSHION_S
 from liveact_services.conductor.stages import Idle, Pacing
 from liveact_services.errors import ServiceError
+from stage_fixtures import FPS, RATE, Performance, ScriptedStages, counted, in_virtual_time, session_spec
 
 REALTIME, FASTEST = Pacing.REALTIME, Pacing.FASTEST
 PIECE_S = 0.02
 
 
-async def speak(performance: Performance, seconds: float, *, first: int = 1, late: Callable[[], float] = lambda: 0.0) -> None:
+async def speak(
+    performance: Performance, seconds: float, *, first: int = 1, late: Callable[[], float] = lambda: 0.0
+) -> None:
     """Voice at speaking pace in pieces of 20 ms, each up to `late()` seconds late; then the end of the utterance."""
     began = performance.now()
     voice = counted(seconds, first)
@@ -59,7 +63,9 @@ def test_voice_at_speaking_pace_is_spoken_without_a_gap_soon_after(denoise_s: fl
         start = performance.place(1)
         assert np.array_equal(sound[start : start + 20 * RATE], counted(20.0))
         assert np.count_nonzero(sound) == 20 * RATE
-        assert max(latencies(performance, began, 20)) < 2.0 + 1.25 * (denoise_s + 0.02)
+        # A block, what it hears ahead, a cushion that was not enough to start with, one that is held back, and the making.
+        bound = 1.6 + 2 / FPS + 2 * CUSHION_S + MARGIN_S + 1.25 * (denoise_s + performance.stages.part_s)
+        assert max(latencies(performance, began, 20)) < bound + 0.01
         await performance.end()
 
     in_virtual_time(main())
@@ -68,8 +74,8 @@ def test_voice_at_speaking_pace_is_spoken_without_a_gap_soon_after(denoise_s: fl
 def test_pieces_later_than_the_cushion_run_dry_and_speech_recovers() -> None:
     async def main() -> None:
         performance = Performance(session_spec(REALTIME))
-        lateness = iter([0.0] * 200 + [0.6] + [0.0] * 5000)
-        await speak(performance, 20.0, late=lambda: next(lateness) if performance.now() > 4 else 0.0)
+        # Longer than a block in which nothing comes.
+        await speak(performance, 20.0, late=lambda: max(0.0, 7.5 - performance.now()) if performance.now() > 5 else 0.0)
         await asyncio.sleep(6)
         assert 1 <= len(performance.events(Happening.UNDERRUN)) <= 2
         sound = performance.sound
@@ -403,6 +409,19 @@ def test_what_a_stage_raises_comes_out_of_run_and_leaves_no_task(block: int) -> 
         assert performance.frames == list(range(block_frames(block).start))
         await asyncio.sleep(1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    in_virtual_time(main())
+
+
+def test_a_cancellation_together_with_news_is_not_lost() -> None:
+    async def main() -> None:
+        performance = Performance(session_spec(FASTEST), shows=False)
+        await asyncio.sleep(1)
+        performance.run.cancel()
+        await asyncio.sleep(0)
+        performance.conductor.pause(False)
+        await asyncio.wait([performance.run], timeout=1)
+        assert performance.run.cancelled()
 
     in_virtual_time(main())
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_fixtures import FPS, RATE, counted
 
 from liveact_models.timeline import block_frames, block_sound_frames
 from liveact_services.conductor.outputs import Event, Happening
 from liveact_services.conductor.speech import CUSHION_S, PlannedSound, Speech
 from liveact_services.errors import ServiceError
+from stage_fixtures import FPS, RATE, counted
 
 STARTED, ENDED, IDLE, UNDERRUN = (
     Happening.SPEECH_STARTED,
@@ -66,9 +66,7 @@ def told() -> Told:
     return Told(Speech(RATE, FPS))
 
 
-steps = st.lists(
-    st.one_of(st.integers(1, 40000), st.just("end"), st.just("plan")), min_size=1, max_size=60
-)
+steps = st.lists(st.one_of(st.integers(1, 40000), st.just("end"), st.just("plan")), min_size=1, max_size=60)
 
 
 @settings(max_examples=150, deadline=None)
@@ -128,7 +126,10 @@ def test_a_block_hears_two_frames_beyond_its_own(told: Told) -> None:
     told.speech.hear("u", counted(3.0))
     assert told.speech.complete(0)
     told.plan()
-    assert np.flatnonzero(told.planned[0].voice.samples)[-1] - np.flatnonzero(told.planned[0].voice.samples)[0] == at(23) - 1
+    assert (
+        np.flatnonzero(told.planned[0].voice.samples)[-1] - np.flatnonzero(told.planned[0].voice.samples)[0]
+        == at(23) - 1
+    )
     assert told.speech.waiting == 3 * RATE - at(23)
 
 

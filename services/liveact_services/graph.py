@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from liveact_models.checkpoint import open_checkpoint
 from liveact_services.audio_encoder.deployment import AudioEncoder
@@ -49,6 +50,8 @@ def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: 
         num_replicas=options.replicas,
         max_ongoing_requests=options.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
+        # An access line for every call would be some twenty a second and session.
+        logging_config=LoggingConfig(enable_access_log=False),
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         **extra,
     )

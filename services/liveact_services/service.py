@@ -106,7 +106,6 @@ def _start_ray(config: ServiceConfig, progress: Progress) -> None:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, gRPCOptions
-    from ray.serve.schema import LoggingConfig
 
     progress("starting Ray on this machine")
     ray.init(
@@ -118,8 +117,6 @@ def _start_ray(config: ServiceConfig, progress: Progress) -> None:
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=SERVICERS),
-        # A line for every call would be some forty a second and session.
-        logging_config=LoggingConfig(enable_access_log=False),
     )
 
 

@@ -61,14 +61,15 @@ class AvatarClient:
         """A new session; enter it to open it."""
         return AvatarStream(self._stub.StreamAvatar(metadata=self._metadata), config, auto_ack=auto_ack)
 
-    def resume(self, token: str, next_frame: int, *, next_sequence: int = 0, auto_ack: bool = True) -> AvatarStream:
+    def resume(self, token: str, next_frame: int, *, auto_ack: bool = True) -> AvatarStream:
         """Go on with a session: `token` is its `resume_token`, `next_frame` the first frame still wanted.
 
-        `next_sequence` numbers the next voice piece: `AvatarStream.next_sequence` of the stream that was lost.
+        Voice goes on with piece `AvatarStream.next_sequence` of the new stream: pieces sent from there on before did not
+        arrive.
         """
         config = pb2.SessionConfig(resume=pb2.Resume(token=token, next_frame=next_frame))
         call = self._stub.StreamAvatar(metadata=self._metadata)
-        return AvatarStream(call, config, auto_ack=auto_ack, next_sequence=next_sequence)
+        return AvatarStream(call, config, auto_ack=auto_ack)
 
     async def create_avatar(self, image: bytes, display_name: str = "") -> pb2.Avatar:
         """Prepare a portrait (PNG, JPEG or WebP) once, to be named in later configs. Raises `ClientError`."""
@@ -115,10 +116,8 @@ class AvatarStream:
     acknowledges the frames of the one before. One task may iterate while another sends.
     """
 
-    def __init__(
-        self, call: grpc.aio.StreamStreamCall, config: pb2.SessionConfig, *, auto_ack: bool, next_sequence: int = 0
-    ) -> None:
-        self.next_sequence = next_sequence
+    def __init__(self, call: grpc.aio.StreamStreamCall, config: pb2.SessionConfig, *, auto_ack: bool) -> None:
+        self.next_sequence = 0
         """Number of the next voice piece."""
         self.arrived_at = 0.0
         """When the message yielded last came off the wire, in seconds of `time.perf_counter`."""
@@ -233,6 +232,7 @@ class AvatarStream:
         payload = getattr(response, kind)
         if kind == "session":
             self._session = payload
+            self.next_sequence = payload.next_sequence
             self._admitted.set()
             # A session that is resumed may have become ready on the stream before.
             if payload.state not in (pb2.SESSION_STATE_UNSPECIFIED, pb2.SESSION_STATE_ADMITTED):

@@ -176,8 +176,10 @@ class Conductor:
             wait = self._wait_for(block)
             if wait <= 0:
                 return True
+            # Not wait_for: it swallows a cancellation that comes together with the change (Python 3.11).
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if wait == float("inf") else wait)
+                async with asyncio.timeout(None if wait == float("inf") else wait):
+                    await self._changed.wait()
 
     def _wait_for(self, block: int) -> float:
         """Seconds until the block may be started as things stand; inf: something has to change first."""

@@ -114,17 +114,24 @@ class Gateway:
 
     async def _read(self, stream: AsyncIterator[pb.StreamAvatarRequest], live: LiveSession, number: int) -> None:
         closed = False
-        try:
-            async for request in stream:
-                closed = closed or request.HasField("close")
+        while True:
+            try:
+                request = await anext(stream)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                # The end of the client's side, a cancelled call and a proxy that died: whoever was there has gone.
+                if not isinstance(error, StopAsyncIteration):
+                    log.info("stream lost: %s", type(error).__name__, extra={"session_id": live.spec.session})
+                break
+            closed = closed or request.HasField("close")
+            try:
                 live.handle(request)
-            if not closed:
-                # A client that has gone and one that merely ends its side look the same from here.
-                live.abandon(number)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            live.fail(as_service_error(error))
+            except Exception as error:
+                live.fail(as_service_error(error))
+                return
+        if not closed:
+            live.abandon(number)
 
     async def _admit(self, config: pb.SessionConfig) -> tuple[LiveSession, str]:
         if self._leaving:

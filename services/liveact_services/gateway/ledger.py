@@ -74,7 +74,8 @@ class Ledger:
     async def _write(self) -> None:
         while not (self.record.state.ended and not self._moves):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), PERIOD_S)
+                async with asyncio.timeout(PERIOD_S):
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 await self._flush()
@@ -84,6 +85,7 @@ class Ledger:
             except ServiceError as error:
                 if error.reason == "STORE_UNAVAILABLE":
                     await asyncio.sleep(PERIOD_S)
+                    self._changed.set()
                 elif error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
                     await self._restore()
                 else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import numpy as np
 
@@ -60,14 +62,15 @@ class LiveSession:
         self._created = self._heard = self._acked_at = self._left = time.monotonic()
         self._warned = False
         self._performance: asyncio.Task[None] | None = None
+        self._timers: asyncio.Task[None] | None = None
         self._end: asyncio.Task[None] | None = None
 
     # ---- streams -----------------------------------------------------------------------------------------------------------
 
     def start(self, portrait: np.ndarray) -> None:
         """Prepare the session and perform, in the background. `portrait`: float32 [3, H, W] in [-1, 1]."""
-        self._performance = asyncio.create_task(self._perform(portrait))
-        asyncio.create_task(self._watch())  # noqa: RUF006 - ends with the session
+        self._performance = _independent(self._perform(portrait))
+        self._timers = _independent(self._watch())
 
     def attach(self) -> int:
         """A stream takes the session; gives its number. A stream that had it finds itself taken over."""
@@ -241,7 +244,7 @@ class LiveSession:
             self._outbox.finish()
         else:
             self._outbox.fail(error)
-        self._end = asyncio.create_task(self._wind_up(state))
+        self._end = _independent(self._wind_up(state))
 
     async def _wind_up(self, state: SessionState) -> None:
         if self._performance is not None and self._performance is not asyncio.current_task():
@@ -256,3 +259,11 @@ class LiveSession:
             await self.ledger.close(state)
         finally:
             self._ended(self)
+
+
+def _independent(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that belongs to the session and not to the request in which it begins.
+
+    Serve cancels what a cancelled request has called, and knows a call's request by its context.
+    """
+    return asyncio.create_task(work, context=contextvars.Context())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -126,7 +126,7 @@ def media_time(microseconds: int) -> float:
     return microseconds / 1_000_000
 
 
-def _choice(value: int, table: dict[E, int], default: E, reason: str, name: Callable[[int], str]) -> E:
+def _choice(value: int, table: Mapping[E, int], default: E, reason: str, name: Callable[[int], str]) -> E:
     if value == 0:
         return default
     for choice, number in table.items():

@@ -93,10 +93,8 @@ async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
         try:
             return await call(str(Pin(session, None, refused)))
         except ReplicaFull as full:
-            replica = full.args[0] if full.args else ""
-            if not replica or replica in refused:
-                raise _no_capacity() from None
-            refused = (*refused, replica)
+            # Ray raises a class made of both errors; what the replica said is in the cause.
+            refused = (*refused, getattr(full, "cause", full).args[0])
         except NoReplica:
             raise _no_capacity() from None
 
@@ -109,6 +107,12 @@ async def _translated(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPar
     try:
         async for part in parts:
             yield part
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not this task was cancelled but the call, and it must not look as if the Conductor had been.
+        raise fail("SESSION_LOST", "the block was cancelled where it was made", retry_after_s=1.0) from None
     except Exception as error:
         if isinstance(error, ReplicaGone) or _is_replica_loss(error):
             raise fail("SESSION_LOST", "the replica that held this session has gone", retry_after_s=1.0) from error

@@ -249,8 +249,8 @@ def table(ageing: Ageing, title: str) -> Table:
     held = {name: "ok" if passed else "FAIL" for name, passed in ageing.checks.items()}
     table = Table("", "beginning", "end", "change", "must be", "", title=title, title_justify="left")
     table.add_row(
-        "ConvKV memory", f"{begin.state_bytes:,} bytes", f"{end.state_bytes:,} bytes", f"{end.state_bytes - begin.state_bytes:+,}",
-        f"{ageing.formula_bytes:,} bytes always", held["state"],
+        "ConvKV memory", f"{begin.state_bytes:,} bytes", f"{end.state_bytes:,} bytes",
+        f"{end.state_bytes - begin.state_bytes:+,}", f"{ageing.formula_bytes:,} bytes always", held["state"],
     )  # fmt: skip
     table.add_row(
         "decoder cache", f"{begin.decoder_bytes:,} bytes", f"{end.decoder_bytes:,} bytes",
