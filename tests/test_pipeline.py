@@ -128,8 +128,10 @@ def test_blocks_have_their_frames_and_their_sound(whole):
         assert block.frames.dtype == np.uint8
         assert block.latents.shape == (16, 6 if block.index == 0 else 8, SIZE // 8, SIZE // 8)
         assert len(block.sound) == count * RATE // 20
-        assert min(dataclasses.astuple(block.times)) > 0
-        assert block.times.total_s == pytest.approx(sum(dataclasses.astuple(block.times)))
+        times = block.times
+        assert min(times.audio_s, times.denoise_s, times.decode_s) > 0
+        assert times.total_s == times.audio_s + times.denoise_s + times.decode_s
+        assert times.audio_s + times.denoise_s < times.first_frame_s < times.total_s
     sound = np.concatenate([block.sound for block in whole])
     assert np.array_equal(sound[: round(SECONDS * RATE)], voice().samples)
     assert not sound[round(SECONDS * RATE) : block_frames(SECOND_VOICE).start * RATE // 20].any()

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import Service
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from conftest import Service
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 from liveact_services.placement.router import SessionRouter
 
@@ -22,30 +22,33 @@ def test_a_pin_reads_back_as_it_was_written(key: str) -> None:
     assert str(Pin.parse(key)) == key
 
 
-class Holder:
-    """A deployment that says who it is."""
+def holder_class() -> type:
+    """A deployment that says who it is. Made in a function, so that it travels whole: replicas cannot import this file."""
 
-    def __init__(self) -> None:
-        self._started = time.time()
+    class Holder:
+        def __init__(self) -> None:
+            self._started = time.time()
 
-    def record_replica_metadata(self) -> dict[str, Any]:
-        return {"started_at": self._started}
+        def record_replica_metadata(self) -> dict[str, Any]:
+            return {"started_at": self._started}
 
-    async def who(self) -> str:
-        return serve.get_replica_context().replica_id.unique_id
+        async def who(self) -> str:
+            return serve.get_replica_context().replica_id.unique_id
 
-    async def die(self) -> None:
-        os._exit(1)
+        async def die(self) -> None:
+            os._exit(1)
 
-    async def relay(self, given: str) -> str:
-        return f"{given} through {await self.who()}"
+        async def relay(self, given: str) -> str:
+            return f"{given} through {await self.who()}"
+
+    return Holder
 
 
 @pytest.fixture(scope="module")
 async def holder(service: Service) -> AsyncIterator[Any]:
     """Two replicas behind the strict router, beside the service in the same Ray."""
     deployment = serve.deployment(
-        Holder, name="Holder", num_replicas=2, ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=1,
+        holder_class(), name="Holder", num_replicas=2, ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=1,
         request_router_config=RequestRouterConfig(request_router_class=SessionRouter),
     )  # fmt: skip
     handle = await asyncio.to_thread(serve.run, deployment.bind(), name="contract", route_prefix=None)

@@ -13,10 +13,10 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from conftest import Service, pcm16, tone
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from conftest import Service, pcm16, tone
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services.client import AvatarClient, AvatarStream
@@ -35,7 +35,9 @@ def session(portrait: bytes, **fields: Any) -> pb.SessionConfig:
 def speech(seconds: float, seed: int = 0) -> np.ndarray:
     """Something that changes all the time: tones with pauses."""
     rng = np.random.default_rng(seed)
-    parts = [tone(0.2, RATE, float(rng.uniform(90, 400)), float(rng.uniform(0.05, 0.5))) for _ in range(int(seconds * 5))]
+    parts = [
+        tone(0.2, RATE, float(rng.uniform(90, 400)), float(rng.uniform(0.05, 0.5))) for _ in range(int(seconds * 5))
+    ]
     return np.concatenate(parts)
 
 
@@ -147,7 +149,7 @@ async def test_beyond_capacity_a_session_is_refused_with_a_time_to_retry(
             await stream.__aenter__()
             await stream.ready()
         one_more = client.stream(session(portrait))
-        with pytest.raises(Exception) as raised:  # noqa: PT011 - examined below
+        with pytest.raises(Exception) as raised:
             async with one_more as stream:
                 await stream.ready()
         assert raised.value.reason == "CAPACITY"  # type: ignore[attr-defined]
@@ -202,7 +204,9 @@ async def test_interrupt_drops_what_was_not_planned_and_says_how_much(client: Av
     spoken = len(heard.sound()) / RATE
     discarded = event.interrupted.discarded.ToMicroseconds() / 1e6
     played = event.interrupted.played.ToMicroseconds() / 1e6
-    assert spoken + discarded == pytest.approx(20.0, abs=1e-3), "voice is either in the sound sent or said to be dropped"
+    assert spoken + discarded == pytest.approx(20.0, abs=1e-3), (
+        "voice is either in the sound sent or said to be dropped"
+    )
     assert 0 < played <= spoken
     assert interrupted_at is not None
     assert len(heard.frames) <= interrupted_at + 2 * 32, "the interrupt takes effect at the next block not on its way"
@@ -243,13 +247,35 @@ async def test_without_voice_an_avatar_idles_on_the_wall_clock(client: AvatarCli
     assert {frame.utterance_id for frame in heard.frames} == {""}
 
 
+async def test_the_service_gives_the_frames_of_the_bare_pipeline(client: AvatarClient, portrait: bytes) -> None:
+    """gRPC, Serve and six processes change no bit of the picture."""
+    import torch
+
+    from liveact_models.checkpoint import open_checkpoint
+    from liveact_models.pipeline import Pipeline
+    from liveact_models.voice import Voice, decode_pcm
+
+    data = pcm16(speech(3.0))
+    heard = await perform(client, session(portrait), speech(3.0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        voice = Voice(decode_pcm(data, rate=RATE, channels=1, encoding="s16le"), RATE)
+        blocks = Pipeline(open_checkpoint("untrained")).render(portrait, voice, width=32, height=32, seed=7)
+        frames = np.concatenate([block.frames for block in blocks])
+    finally:
+        torch.set_num_threads(threads)
+    assert frames.tobytes() == b"".join(frame.data for frame in heard.frames)
+
+
 @pytest.mark.parametrize("codec", [pb.VIDEO_CODEC_H264, pb.VIDEO_CODEC_JPEG])
 async def test_codecs_show_the_picture_of_the_raw_frames(client: AvatarClient, portrait: bytes, codec: Any) -> None:
     from liveact_services.client import decode_frames
 
     voice = speech(2.0)
-    raw = decode_frames((await perform(client, session(portrait), voice)).frames, 32, 32)
-    shown = decode_frames((await perform(client, session(portrait, codec=codec), voice)).frames, 32, 32)
+    size = pb.Session(width=32, height=32, fps=20)
+    raw = decode_frames((await perform(client, session(portrait), voice)).frames, size)
+    shown = decode_frames((await perform(client, session(portrait, codec=codec), voice)).frames, size)
     assert shown.shape == raw.shape
     # Noise at 32x32 is the hardest picture there is, and chroma is halved: near, not equal, and nearer than any other frame.
     own = np.abs(shown[5].astype(int) - raw[5]).mean()
