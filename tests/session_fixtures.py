@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import (
     Database,

@@ -92,6 +92,9 @@ class ScriptedStages:
         self._denoising = asyncio.create_task(self._denoise(plan.block, self._denoising))
         return self._parts(plan.block, self._denoising)
 
+    async def keep(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.closed = True
 

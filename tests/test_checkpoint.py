@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from liveact_models import config as sizes
 from liveact_models.checkpoint import CheckpointError, open_checkpoint, save_checkpoint
 from liveact_models.checkpoint.layouts import MODULES
 from liveact_models.parity.golden import read_config, read_tensors
-from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = sizes.PRESETS["tiny"]

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import (
     AvatarStore,
@@ -24,8 +27,6 @@ from liveact_services.sessions import (
     Leases,
     SessionStore,
 )
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from session_fixtures import (
     READY,
     admitted,

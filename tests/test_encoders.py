@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from liveact_models import timeline
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import PRESETS, ConfigError

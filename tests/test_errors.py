@@ -13,6 +13,8 @@ import pytest_asyncio
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from ray.exceptions import RayTaskError
+
 from liveact.v1 import avatar_pb2, avatar_pb2_grpc
 from liveact_services.errors import (
     DETAILS_KEY,
@@ -28,7 +30,6 @@ from liveact_services.errors import (
     notice,
 )
 from liveact_services.sessions import IllegalMove, LeaseLost, SessionState
-from ray.exceptions import RayTaskError
 
 ERRORS = sorted(name for name, entry in REASONS.items() if entry.kind is not Kind.NOTICE)
 DETAILS: tuple[type[Message], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from liveact_models.config import ConfigError, preset
 from liveact_models.flops import FlopCount, count
 

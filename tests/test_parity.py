@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from liveact_models import parity
 from liveact_models.parity.golden import read_tensors
-from safetensors.torch import save_file
 
 GOLDEN = Path(__file__).parent / "golden"
 

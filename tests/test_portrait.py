@@ -10,8 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from liveact_models.portrait import MAX_BYTES, PortraitError, prepare_portrait
 from PIL import Image
+
+from liveact_models.portrait import MAX_BYTES, PortraitError, prepare_portrait
 
 
 def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from liveact.v1 import avatar_pb2 as pb
-from liveact_models.config import preset
+from liveact_models.config import DEFAULT_PROMPT, preset
 from liveact_services.conductor.outputs import Happening
 from liveact_services.conductor.stages import Codec, Idle, Pacing
-from liveact_services.config import DEFAULT_PROMPT, SessionLimits
+from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
 from liveact_services.gateway import requests
 from liveact_services.gateway.requests import VoiceFormat

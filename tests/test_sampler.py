@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+
 from liveact_models.sampler import SAMPLERS, euler, renoise, seeded_noise
 
 SHAPE = (16, 8, 4, 4)

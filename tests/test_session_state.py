@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, load_file
+
 from liveact_models import blob
 from liveact_models.config import ConfigError, ModelConfig, preset
 from liveact_models.denoiser import BlockDenoiser
 from liveact_models.memory import cache_names, memory_bytes
 from liveact_models.parity.dit import GoldenSession
 from liveact_models.session import SessionState, StateError
-from safetensors.torch import load, load_file
 
 GOLDEN = Path(__file__).parent / "golden"
 BLOCKS = 7

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
+
 from liveact.v1 import avatar_pb2
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import (

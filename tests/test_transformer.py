@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+
 from liveact_models.config import preset
 from liveact_models.denoiser import BlockDenoiser
 from liveact_models.memory import compress, remember
@@ -15,7 +17,6 @@ from liveact_models.parity.dit import GoldenSession, rows
 from liveact_models.timeline import WINDOW_SLOTS
 from liveact_models.transformer import LiveActTransformer, attend, gather_audio_windows
 from liveact_models.transformer.rope import rope_table, rotate
-from safetensors import safe_open
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("renoise", "euler", "euler_edit", "euler_mean_memory", "renoise_audio_cfg")

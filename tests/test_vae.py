@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import PRESETS
 from liveact_models.vae import CacheError, DecoderCache, StreamingVae, kernels, to_rgb
-from safetensors.torch import load_file, save_file
 
 LATENTS = torch.randn(16, 14, 4, 4, generator=torch.Generator().manual_seed(7))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MiB = 1024 * 1024
 DEFAULT_PROMPT = "A person looks into the camera and speaks."
 
 
@@ -96,7 +95,7 @@ class AudioEncoderConfig:
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """UMT5 (transformers' UMT5EncoderModel). `tokenizer`: "umt5" reads google/umt5-xxl beside the weights, "bytes" needs no file."""
+    """UMT5 (transformers' UMT5EncoderModel)."""
 
     vocab: int = 256384
     dim: int = 4096
@@ -106,6 +105,7 @@ class TextEncoderConfig:
     num_layers: int = 24
     num_buckets: int = 32
     tokenizer: str = "umt5"
+    """"umt5" reads google/umt5-xxl beside the weights, "bytes" needs no file."""
 
 
 @dataclass(frozen=True)

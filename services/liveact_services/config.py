@@ -11,10 +11,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
-    BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError,
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
 )  # fmt: skip
 
-from liveact_models.config import DEFAULT_PROMPT, PRESETS, ConfigError
+from liveact_models.config import PRESETS, ConfigError
 
 
 class _Strict(BaseModel):

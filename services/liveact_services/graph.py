@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -30,7 +31,7 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
     return _deployment(config, Gateway, config.gateway).bind(
         config,
         opened.config,
-        config.checkpoint,
+        Path(config.checkpoint).name,
         redis_url,
         conditioner=stage(Conditioner, config.conditioner),
         audio_encoder=stage(AudioEncoder, config.audio_encoder),
@@ -43,8 +44,9 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
 def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False) -> serve.Deployment:
     extra: dict[str, Any] = {}
     if pinned:
-        extra["request_router_config"] = RequestRouterConfig(request_router_class=SessionRouter)
-    return serve.deployment(
+        router: Any = SessionRouter
+        extra["request_router_config"] = RequestRouterConfig(request_router_class=router)
+    deployment: Any = serve.deployment(
         cls,
         name=cls.__name__,
         num_replicas=options.replicas,
@@ -55,3 +57,4 @@ def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: 
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         **extra,
     )
+    return deployment

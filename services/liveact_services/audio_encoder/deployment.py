@@ -10,7 +10,6 @@ from liveact_services.replica import Replica
 
 if TYPE_CHECKING:
     from liveact_models.voice import BlockVoice
-
     from liveact_services.config import ServiceConfig
 
 
@@ -29,5 +28,5 @@ class AudioEncoder(Replica):
         from liveact_models.voice import block_features
 
         began = time.perf_counter()
-        features = block_features(self._encoder, voice, block).float().cpu().numpy()
+        features = block_features(self._encoder, voice, block, self.model_config.trained_fps).float().cpu().numpy()
         return Features(features, time.perf_counter() - began)

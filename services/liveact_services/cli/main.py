@@ -25,7 +25,8 @@ class _Commands(TyperGroup):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             note(f"liveact: {line}")
-            if as_json:
+            # A failed check has printed its result, which is to stay the last line.
+            if as_json and code is not exits.ExitCode.CHECK_FAILED:
                 reason = getattr(error, "reason", "") or code.name
                 print_json({"error": {"exit_code": int(code), "reason": reason, "message": line}})
             raise typer.Exit(code) from None

@@ -33,7 +33,7 @@ class Conditioner(Replica):
 
     async def image(self, portrait: np.ndarray) -> np.ndarray:
         """CLIP tokens of a portrait [3, H, W] in [-1, 1]: float32 [clip_tokens, clip_dim]."""
-        key = hashlib.sha256(np.ascontiguousarray(portrait)).hexdigest()
+        key = hashlib.sha256(portrait.tobytes()).hexdigest()
         cached = self._portraits.get(key)
         if cached is None:
             cached = await self.compute.run(self._encode_image, portrait)

@@ -100,6 +100,9 @@ class LocalStages:
         self._blocks.add(denoised)
         return self._decode(self._decoding, plan.block, denoised)
 
+    async def keep(self) -> None:
+        """Nothing forgets it here."""
+
     async def close(self) -> None:
         """Forget the session; a block under way is given up."""
         self._denoising.close()

@@ -132,5 +132,8 @@ class Stages(Protocol):
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
         """Start the block now; its parts arrive in order. Blocks are submitted in order, two at most unfinished."""
 
+    async def keep(self) -> None:
+        """Say that a session without blocks is still wanted. Raises what `submit` would when it is held no more."""
+
     async def close(self) -> None:
         """Forget the session everywhere."""

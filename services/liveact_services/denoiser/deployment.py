@@ -56,6 +56,10 @@ class Denoiser(Replica):
         self._order(session)
         return await self.compute.run(self._ranks.export, session)
 
+    async def keep(self, session: str) -> None:
+        """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
+        self._order(session)
+
     async def close(self, session: str) -> None:
         """Forget a session; closing one twice, or one never held, is no error."""
         order = self._orders.pop(session, None)

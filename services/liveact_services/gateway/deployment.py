@@ -304,4 +304,6 @@ async def _answered(context: RayServegRPCContext, empty: R, answer: Awaitable[R]
 def _set_status(context: RayServegRPCContext, error: ServiceError) -> None:
     context.set_code(error.code)
     context.set_details(error.message)
-    context.set_trailing_metadata(list(error.trailing_metadata()))
+    # Serve types it as text; a key that ends in -bin carries bytes.
+    trailer: Any = error.trailing_metadata()
+    context.set_trailing_metadata(trailer)

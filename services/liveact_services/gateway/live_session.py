@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from liveact.v1 import avatar_pb2 as pb
+from liveact_models.config import DEFAULT_PROMPT
 from liveact_models.timeline import block_of_frame
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Output, Video
 from liveact_services.conductor.stages import SessionSpec, Stages
-from liveact_services.config import DEFAULT_PROMPT, SessionLimits
+from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
 from liveact_services.gateway.ledger import Ledger
@@ -26,6 +27,8 @@ from liveact_services.gateway.requests import VoiceFormat
 from liveact_services.sessions import SessionState
 
 TICK_S = 0.25
+KEEP_S = 30.0
+"""How often a session's replicas are told that it lives, also while it makes no blocks."""
 EXPIRING_S = 30.0
 """How long before its end a session is told so."""
 
@@ -61,6 +64,8 @@ class LiveSession:
         self._attached = False
         self._created = self._heard = self._acked_at = self._left = time.monotonic()
         self._warned = False
+        self._noticed = ""
+        """The utterance whose clipping was told last: once is enough."""
         self._performance: asyncio.Task[None] | None = None
         self._timers: asyncio.Task[None] | None = None
         self._end: asyncio.Task[None] | None = None
@@ -166,7 +171,8 @@ class LiveSession:
         samples, notice = requests.voice(chunk, self._voice)
         self.conductor.hear(chunk.utterance_id, samples)
         self.next_sequence += 1
-        if notice is not None:
+        if notice is not None and self._noticed != chunk.utterance_id:
+            self._noticed = chunk.utterance_id
             self._emit(notice)
 
     def _update(self, update: pb.Update) -> None:
@@ -214,9 +220,13 @@ class LiveSession:
     async def _watch(self) -> None:
         """The session's timers."""
         limits = self._limits
+        kept = self._created
         while not self.over:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
+            if self._ready and now - kept > KEEP_S:
+                kept = now
+                await self._keep()
             if not self.conductor.out_of_credit:
                 self._acked_at = now
             age = now - self._created
@@ -233,6 +243,12 @@ class LiveSession:
             elif age > limits.max_duration_s - EXPIRING_S and not self._warned:
                 self._warned = True
                 self._emit(Event(Happening.EXPIRING, message=f"the session ends in {EXPIRING_S:.0f} s"))
+
+    async def _keep(self) -> None:
+        try:
+            await self._stages.keep()
+        except Exception as error:
+            self.fail(as_service_error(error))
 
     def _expire(self, why: str) -> None:
         self._finish(SessionState.EXPIRED, fail("SESSION_EXPIRED", why))

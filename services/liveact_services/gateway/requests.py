@@ -10,13 +10,13 @@ from typing import TypeVar
 import numpy as np
 
 from liveact.v1 import avatar_pb2 as pb
-from liveact_models.config import ConfigError, ModelConfig, check_size
+from liveact_models.config import DEFAULT_PROMPT, ConfigError, ModelConfig, check_size
 from liveact_models.portrait import Portrait, PortraitError, prepare_portrait
 from liveact_models.voice import VoiceError, clipped_fraction, decode_pcm
 from liveact_models.voice.source import RATES as SAMPLE_RATES
 from liveact_services.conductor.outputs import Event, Happening
 from liveact_services.conductor.stages import Codec, Idle, Pacing, SessionSpec
-from liveact_services.config import DEFAULT_PROMPT, SessionLimits
+from liveact_services.config import SessionLimits
 from liveact_services.errors import fail
 from liveact_services.gateway.messages import CODECS, ENCODINGS, IDLE_POLICIES, MAX_MESSAGE_BYTES, PACINGS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 RETRY_FULL_S = 5.0
+CLOSE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,28 +63,38 @@ class ServeStages:
         session = self._spec.session
         features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
-        denoiser = self._handles.denoiser.options(session_id=str(Pin(session, self._denoiser)))
-        decoder = self._handles.vae_decoder.options(session_id=str(Pin(session, self._decoder)), stream=True)
+        (_, denoiser), (_, decoder) = self._pinned()
         denoised = denoiser.denoise.remote(session, plan.block, features, text)
-        return _translated(decoder.decode.remote(session, plan.block, denoised))
+        parts: Any = decoder.options(stream=True).decode.remote(session, plan.block, denoised)
+        return _translated(parts)
+
+    async def keep(self) -> None:
+        """Have the session's replicas go on holding it. Raises `ServiceError` SESSION_LOST when one has gone."""
+        for session, pinned in self._pinned():
+            try:
+                await pinned.keep.remote(session)
+            except Exception as error:
+                raise _as_lost(error) from error
 
     async def close(self) -> None:
         """Forget the session on its replicas; one that is gone has forgotten it already."""
+        for session, pinned in self._pinned():
+            try:
+                await asyncio.wait_for(pinned.close.remote(session), CLOSE_TIMEOUT_S)
+            except TimeoutError:
+                pass
+            except Exception as error:
+                if not _is_loss(error):
+                    raise
+
+    def _pinned(self) -> Iterator[tuple[str, DeploymentHandle]]:
+        """The session and, pinned, the stages that hold it."""
         if self._spec is None:
             return
-        for handle, replica in (
-            (self._handles.denoiser, self._denoiser),
-            (self._handles.vae_decoder, self._decoder),
-        ):
+        held = ((self._handles.denoiser, self._denoiser), (self._handles.vae_decoder, self._decoder))
+        for handle, replica in held:
             if replica is not None:
-                try:
-                    pin = str(Pin(self._spec.session, replica))
-                    await asyncio.wait_for(handle.options(session_id=pin).close.remote(self._spec.session), 10)
-                except (ReplicaGone, TimeoutError):
-                    pass
-                except Exception as error:
-                    if not _is_replica_loss(error):
-                        raise
+                yield self._spec.session, handle.options(session_id=str(Pin(self._spec.session, replica)))
 
 
 async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
@@ -114,14 +125,17 @@ async def _translated(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPar
         # Not this task was cancelled but the call, and it must not look as if the Conductor had been.
         raise fail("SESSION_LOST", "the block was cancelled where it was made", retry_after_s=1.0) from None
     except Exception as error:
-        if isinstance(error, ReplicaGone) or _is_replica_loss(error):
-            raise fail("SESSION_LOST", "the replica that held this session has gone", retry_after_s=1.0) from error
-        raise
+        raise _as_lost(error) from error
 
 
-def _is_replica_loss(error: BaseException) -> bool:
-    from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+def _as_lost(error: Exception) -> Exception:
+    """SESSION_LOST where the replica has gone, anything else as it is."""
+    if _is_loss(error):
+        return fail("SESSION_LOST", "the replica that held this session has gone", retry_after_s=1.0)
+    return error
 
-    known: tuple[Any, ...] = (ActorDiedError, ActorUnavailableError)
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return isinstance(cause, known)
+
+def _is_loss(error: Exception) -> bool:
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+    return isinstance(getattr(error, "cause", error), ReplicaGone | ActorDiedError | ActorUnavailableError)

@@ -6,11 +6,10 @@ import time
 
 import numpy as np
 
-from liveact_models.config import ModelConfig
+from liveact_models.config import DEFAULT_PROMPT, ModelConfig
 from liveact_models.timeline import block_sound_frames
 from liveact_models.voice import VoiceBuffer
 from liveact_services.conductor.stages import BlockPlan, Codec, Idle, Pacing, SessionSpec, Stages
-from liveact_services.config import DEFAULT_PROMPT
 from liveact_services.sessions import names
 
 BLOCKS = 3

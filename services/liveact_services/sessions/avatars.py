@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from liveact.v1 import avatar_pb2
 
+from liveact.v1 import avatar_pb2
 from liveact_services.errors import ServiceError, fail
 from liveact_services.sessions.database import Clock, Database
 from liveact_services.sessions.names import avatar_name, new_id

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from liveact.v1 import avatar_pb2
 
+from liveact.v1 import avatar_pb2
 from liveact_services.sessions.names import session_name
 from liveact_services.sessions.states import SessionState
 

@@ -6,7 +6,6 @@ import enum
 from collections.abc import Mapping
 
 from liveact.v1 import avatar_pb2
-
 from liveact_services.errors import ServiceError
 
 

@@ -50,14 +50,16 @@ class VaeDecoder(Replica):
 
     async def decode(self, session: str, block: int, denoised: Denoised) -> AsyncIterator[VideoPart]:
         """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it."""
-        held = self._sessions.get(session)
-        if held is None:
-            raise ReplicaGone(f"session {session} is not held here")
+        held = self._held(session)
         # A block may be denoised before its predecessor's last frames are decoded.
         async with held.order.turn(block):
             parts = held.decoding.parts(block, denoised)
             while (part := await self.compute.run(next, parts, None)) is not None:
                 yield part
+
+    async def keep(self, session: str) -> None:
+        """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
+        self._held(session)
 
     async def close(self, session: str) -> None:
         """Forget a session; an unknown one is no error."""
@@ -68,3 +70,10 @@ class VaeDecoder(Replica):
     async def sessions(self) -> list[str]:
         """The sessions held."""
         return list(self._sessions)
+
+    def _held(self, session: str) -> _Held:
+        held = self._sessions.get(session)
+        if held is None:
+            raise ReplicaGone(f"session {session} is not held here")
+        held.order.last_used = time.monotonic()
+        return held

@@ -23,8 +23,7 @@ class VaeEncoder(Replica):
 
     async def reference(self, portrait: np.ndarray) -> np.ndarray:
         """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
-        portrait = np.ascontiguousarray(portrait)
-        key = f"{portrait.shape}:{hashlib.sha256(portrait).hexdigest()}"
+        key = f"{portrait.shape}:{hashlib.sha256(portrait.tobytes()).hexdigest()}"
         cached = self._portraits.get(key)
         if cached is None:
             cached = await self.compute.run(self._encode, portrait)
