@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from liveact_models.timeline import block_frames
-from liveact_services.conductor.clock import MARGIN_S, PlayClock
+from liveact_services.conductor.clock import MARGIN_S, PLAYOUT_MARGIN_S, PlayClock
 
 FPS = 20
 
@@ -45,7 +45,7 @@ def test_frame_0_is_shown_a_playout_delay_after_its_delivery(clock: PlayClock, w
     expected = [101.0 + clock.playout_delay + block_frames(block).start / FPS for block in range(4)]
     assert shown == pytest.approx(expected)
     # Block 1 waits for 1.6 s of voice and block 0 plays for 1.05 s.
-    assert clock.playout_delay == pytest.approx(0.55 + MARGIN_S)
+    assert clock.playout_delay == pytest.approx(0.55 + PLAYOUT_MARGIN_S)
 
 
 def test_a_quick_block_starts_when_its_predecessor_is_shown_or_as_late_as_it_can(clock: PlayClock, wall: Wall) -> None:

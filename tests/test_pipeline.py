@@ -391,9 +391,3 @@ def test_sampling_is_the_pipeline_s_and_stays_with_the_session(pipeline):
     adopted = pipeline.adopt(performance.export())
     assert adopted.state.sampling.sampler == "euler"
     assert same(adopted.next_block(), performance.next_block())
-
-
-def test_the_service_s_default_prompt_is_the_pipeline_s():
-    from liveact_services import config
-
-    assert config.DEFAULT_PROMPT == DEFAULT_PROMPT

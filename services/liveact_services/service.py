@@ -60,6 +60,7 @@ class RunningService:
             # A Ray that has died already has nothing left to be told.
             with contextlib.suppress(Exception):
                 serve.get_app_handle(APPLICATION).go_away.remote().result(timeout_s=2)
+            _hush_ray()
             with contextlib.suppress(Exception):
                 serve.shutdown()
             ray.shutdown()
@@ -78,6 +79,10 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
     )
     for port in (config.port, config.http_port):
         _require_free(config.host, port)
+    # What is wrong with the checkpoint's folder is told now and not half a minute later.
+    from liveact_models.checkpoint import open_checkpoint
+
+    open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
     valkey: EmbeddedValkey | None = None
     running: RunningService | None = None
     try:
@@ -173,6 +178,15 @@ def _wait_until_serving(address: str, progress: Progress, deadline: float) -> No
             if time.monotonic() > deadline:
                 raise ServiceStartError(f"the warm-up did not end within {START_TIMEOUT_S:.0f} s")
             time.sleep(0.25)
+
+
+def _hush_ray() -> None:
+    """Have Ray not print, in red, that the controller it is told to stop has stopped: its log keeps all that is said."""
+    from ray._private.worker import global_worker
+
+    # As ray.shutdown itself does, only before the controller stops and not after.
+    with contextlib.suppress(Exception):
+        global_worker.gcs_error_subscriber.close()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -8,6 +8,8 @@ from liveact_models.timeline import block_frames, block_seconds
 
 MARGIN_S = 0.15
 """Added to the measured time of a block: what a busy machine may take more."""
+PLAYOUT_MARGIN_S = 0.35
+"""Added to what a player must buffer: what the blocks' way to it may vary."""
 
 
 class PlayClock:
@@ -29,7 +31,7 @@ class PlayClock:
     @property
     def playout_delay(self) -> float:
         """Seconds a player buffers before frame 0: block 0 is shorter than the sound block 1 has to wait for."""
-        return block_seconds(1, self.fps) - block_seconds(0, self.fps) + MARGIN_S
+        return block_seconds(1, self.fps) - block_seconds(0, self.fps) + PLAYOUT_MARGIN_S
 
     def shown_at(self, block: int) -> float | None:
         """When the block's first frame is due on the viewer's screen; None before anything was delivered."""
