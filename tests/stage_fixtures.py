@@ -140,13 +140,13 @@ class Performance:
             self.most_ahead = max(self.most_ahead, self._frames - len(self.shown_at))
 
     async def _show(self, fps: int) -> None:
-        while not self._frames:  # noqa: ASYNC110
+        while not self._frames:
             await asyncio.sleep(0.005)
         due = self.now() + PlayClock(fps, self.now).playout_delay
         while True:
             await asyncio.sleep(due - self.now())
             late_from = self.now()
-            while self._frames <= len(self.shown_at):  # noqa: ASYNC110
+            while self._frames <= len(self.shown_at):
                 await asyncio.sleep(0.005)
             late = self.now() - late_from
             self.stalled_s += late

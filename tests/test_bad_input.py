@@ -338,6 +338,28 @@ async def test_streams_that_need_two_attempts(peer: Peer, report: Table) -> None
         report.add_row(name, error.code.name, error.reason, error.message)
 
 
+async def test_a_client_that_never_reads_is_cut_off_and_costs_nobody_else(peer: Peer, report: Table) -> None:
+    async def newest() -> pb.Session:
+        return (await peer.stub.ListSessions(pb.ListSessionsRequest())).sessions[0]
+
+    async def until(state: int, seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while (await newest()).state != state:
+                await asyncio.sleep(0.1)
+
+    call = peer.stub.StreamAvatar()
+    await call.write(config(width=128, height=128))
+    await asyncio.sleep(0.5)
+    await until(pb.SESSION_STATE_READY, 10)
+    for number in range(15):
+        await call.write(audio(sequence=number))
+    await until(pb.SESSION_STATE_FAILED, 30)
+    report.add_row("a client that never reads", "-", "ACK_TIMEOUT", "nobody reads it; the session's record is FAILED")
+    code, error, _ = await peer.outcome(Case("", "", then=[audio(), end(), CLOSE]))
+    assert code is grpc.StatusCode.OK, error
+    call.cancel()
+
+
 async def test_after_all_of_it_a_good_stream_is_served(peer: Peer) -> None:
     code, error, events = await peer.outcome(Case("", "", then=[audio(), end(), CLOSE]))
     assert code is grpc.StatusCode.OK, error

@@ -299,7 +299,7 @@ async def test_ctrl_c_finishes_what_a_live_voice_has_said(tmp_path, portrait):
         assert process.stdin is not None
         process.stdin.write(tone(0.5, 16000))
         async with asyncio.timeout(30):
-            while not peer.received("audio"):  # noqa: ASYNC110
+            while not peer.received("audio"):
                 await asyncio.sleep(0.02)
         process.send_signal(signal.SIGINT)
         code = await asyncio.wait_for(process.wait(), 30)

@@ -415,7 +415,7 @@ async def _spoken(peer: AvatarPeer, seconds: float) -> list[pb2.VideoChunk]:
 
 async def _until(condition, timeout: float = 5.0) -> None:
     async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -448,7 +448,7 @@ async def test_redis_stopped_in_mid_stream_stops_nothing_and_the_record_is_right
         # A Redis that forgot everything learns it again.
         await database.client.flushall()
         async with asyncio.timeout(10):
-            while not await host.store.list("t"):  # noqa: ASYNC110
+            while not await host.store.list("t"):
                 await asyncio.sleep(0.05)
         assert (await host.record(live)).state is DETACHED
         Stream(live, live.resume(live.conductor.acked_frames))

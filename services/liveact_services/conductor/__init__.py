@@ -1,1 +1,1 @@
-"""One stream's blocks through the stages. Knows neither Ray nor gRPC."""
+"""One stream's blocks through the stages. Uses neither Ray nor the network."""
