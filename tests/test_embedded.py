@@ -89,6 +89,25 @@ time.sleep(60)
 """
 
 
+async def test_a_restart_fails_no_more_callers_than_noticed_it(tmp_path: Path) -> None:
+    """Every connection that rested in the pool is dead afterwards, and none may cost a caller that comes later."""
+    with EmbeddedValkey(tmp_path) as valkey:
+        database = Database.connect(valkey.url)
+        await asyncio.gather(*(database.call(database.client.set(f"key{n}", n)) for n in range(8)))
+        await asyncio.sleep(2.1)  # the guard gives up on a server that dies as soon as it has started
+        os.kill(int((tmp_path / "valkey.pid").read_text()), signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await database.ping()
+                    break
+                except ServiceError:
+                    await asyncio.sleep(0.1)
+        for _ in range(12):
+            await asyncio.gather(*(database.ping() for _ in range(8)))
+        await database.aclose()
+
+
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """Another process with an embedded Valkey in a folder with a space in its name."""

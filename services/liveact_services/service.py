@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -182,11 +183,12 @@ def _wait_until_serving(address: str, progress: Progress, deadline: float) -> No
 
 def _hush_ray() -> None:
     """Have Ray not print, in red, that the controller it is told to stop has stopped: its log keeps all that is said."""
-    from ray._private.worker import global_worker
+    from ray._private import worker
 
+    connection: Any = worker.global_worker
     # As ray.shutdown itself does, only before the controller stops and not after.
     with contextlib.suppress(Exception):
-        global_worker.gcs_error_subscriber.close()
+        connection.gcs_error_subscriber.close()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

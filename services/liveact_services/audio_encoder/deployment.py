@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from liveact_services.conductor.stages import Features
+from liveact_services.encoders import encode_voice
 from liveact_services.replica import Replica
 
 if TYPE_CHECKING:
@@ -22,11 +22,4 @@ class AudioEncoder(Replica):
 
     async def encode(self, voice: BlockVoice, block: int) -> Features:
         """Features of the frames [start - 2, stop + 2) of the block."""
-        return await self.compute.run(self._encode, voice, block)
-
-    def _encode(self, voice: BlockVoice, block: int) -> Features:
-        from liveact_models.voice import block_features
-
-        began = time.perf_counter()
-        features = block_features(self._encoder, voice, block, self.model_config.trained_fps).float().cpu().numpy()
-        return Features(features, time.perf_counter() - began)
+        return await self.compute.run(encode_voice, self._encoder, voice, block, self.model_config.trained_fps)

@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ import typer
 from liveact_services.cli import options
 from liveact_services.cli.exits import BadInput
 from liveact_services.cli.output import Output, frame_progress, note, reserved_stdout
+from liveact_services.conductor.stages import Codec, Idle, Pacing
 
 if TYPE_CHECKING:
     from liveact.v1 import avatar_pb2 as pb2
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from liveact_services.client.voice import Pace
 
 PIPE = "-"
-
-
-class Codec(StrEnum):
-    H264 = "h264"
-    JPEG = "jpeg"
-    RGB = "rgb"
-
-
-class Pacing(StrEnum):
-    REALTIME = "realtime"
-    FASTEST = "fastest"
-
-
-class Idle(StrEnum):
-    ANIMATE = "animate"
-    HOLD = "hold"
 
 
 def stream(

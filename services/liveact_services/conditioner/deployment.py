@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from liveact_services.encoders import encode_image, encode_text
 from liveact_services.replica import Recent, Replica
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Conditioner(Replica):
         """The prompt's embedding, float32 [tokens, text_dim]; at most text_len tokens."""
         cached = self._prompts.get(prompt)
         if cached is None:
-            cached = await self.compute.run(self._encode_text, prompt)
+            cached = await self.compute.run(encode_text, self._text, prompt, self.model_config.transformer.text_len)
             self._prompts.put(prompt, cached)
         return cached
 
@@ -36,14 +37,6 @@ class Conditioner(Replica):
         key = hashlib.sha256(portrait.tobytes()).hexdigest()
         cached = self._portraits.get(key)
         if cached is None:
-            cached = await self.compute.run(self._encode_image, portrait)
+            cached = await self.compute.run(encode_image, self._image, portrait, self.device)
             self._portraits.put(key, cached)
         return cached
-
-    def _encode_text(self, prompt: str) -> np.ndarray:
-        return self._text.encode(prompt, self.model_config.transformer.text_len).float().cpu().numpy()
-
-    def _encode_image(self, portrait: np.ndarray) -> np.ndarray:
-        import torch
-
-        return self._image.encode(torch.tensor(portrait, device=self.device)).float().cpu().numpy()

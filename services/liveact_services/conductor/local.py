@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import BlockPlan, Denoised, Features, SessionSpec, VideoPart
 from liveact_services.denoiser.rank import Conditions, LocalRank
+from liveact_services.encoders import encode_image, encode_reference, encode_text, encode_voice
 from liveact_services.replica import Compute
 from liveact_services.vae_decoder.decoding import Decoding
 
@@ -36,34 +36,21 @@ class LocalModels:
         self._audio_encoder = checkpoint.load_audio_encoder(device=str(device))
         self._text_encoder = checkpoint.load_text_encoder(device=str(device))
         self._image_encoder = checkpoint.load_image_encoder(device=str(device))
-        self._text_len = checkpoint.config.transformer.text_len
+        self._config = checkpoint.config
         self.condition, self.hear, self.look = Compute("Conditioner"), Compute("AudioEncoder"), Compute("VaeEncoder")
         self.denoise, self.decode = Compute("Denoiser"), Compute("VaeDecoder")
 
     def text(self, prompt: str) -> np.ndarray:
-        """The prompt's embedding, float32 [tokens, text_dim]."""
-        return self._text_encoder.encode(prompt, self._text_len).float().cpu().numpy()
+        return encode_text(self._text_encoder, prompt, self._config.transformer.text_len)
 
     def image(self, portrait: np.ndarray) -> np.ndarray:
-        """CLIP tokens of a portrait [3, H, W] in [-1, 1]: float32 [clip_tokens, clip_dim]."""
-        return self._image_encoder.encode(self._tensor(portrait)).float().cpu().numpy()
+        return encode_image(self._image_encoder, portrait, self.device)
 
     def reference(self, portrait: np.ndarray) -> np.ndarray:
-        """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
-        return self._vae_encoder.encode_reference(self._tensor(portrait)).float().cpu().numpy()
+        return encode_reference(self._vae_encoder, portrait, self.device)
 
     def features(self, voice: BlockVoice, block: int) -> Features:
-        """Features of the frames [start - 2, stop + 2) of the block."""
-        from liveact_models.voice import block_features
-
-        began = time.perf_counter()
-        array = block_features(self._audio_encoder, voice, block).float().cpu().numpy()
-        return Features(array, time.perf_counter() - began)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        import torch
-
-        return torch.tensor(array, device=self.device)
+        return encode_voice(self._audio_encoder, voice, block, self._config.trained_fps)
 
 
 class LocalStages:

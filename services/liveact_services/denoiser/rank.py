@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.encoders import tensor
 from liveact_services.placement.pins import ReplicaGone
 
 if TYPE_CHECKING:
@@ -99,8 +100,4 @@ class LocalRank:
         return state
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        import torch
-
-        # Copied: an array out of the object store is read-only and lies where it lies, and a kernel's result may depend on
-        # alignment.
-        return torch.tensor(array, device=self._device, dtype=self._dtype)
+        return tensor(array, self._device, self._dtype)

@@ -61,6 +61,8 @@ class Database:
         try:
             return await command
         except _UNAVAILABLE as error:
+            # What broke this connection broke those that rest in the pool, and each would fail one caller more.
+            await self.client.connection_pool.disconnect(inuse_connections=False)
             # The cause may name hosts and users: it stays in the chain for the log.
             raise fail("STORE_UNAVAILABLE", "the session store does not answer; running streams go on") from error
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.stages import Denoised, EncodedFrame, SessionSpec, StageTimes, VideoPart
+from liveact_services.encoders import tensor
 from liveact_services.vae_decoder.encoding import frame_encoder
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ class Decoding:
         return self._parts(block, denoised)
 
     def _parts(self, block: int, denoised: Denoised) -> Iterator[VideoPart]:
-        import torch
-
-        latents = torch.tensor(denoised.latents, device=self._device)
+        latents = tensor(denoised.latents, self._device)
         before = StageTimes(audio_s=denoised.audio_s, denoise_s=denoised.denoise_s)
         index = block_frames(block).start
         for latent in latents.unbind(dim=1):

@@ -35,6 +35,8 @@ class H264Encoder:
             "preset": "veryfast", "tune": "zerolatency", "crf": "20", "threads": "1",
             "x264-params": "keyint=infinite:scenecut=0:repeat-headers=1:annexb=1:log-level=none",
         }  # fmt: skip
+        # Opened with the session and not with its first frame, which somebody waits for.
+        context.open()
         self._context = context
 
     def encode(self, rgb: np.ndarray, index: int, key: bool) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from liveact_services.encoders import encode_reference
 from liveact_services.replica import Recent, Replica
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ class VaeEncoder(Replica):
         key = f"{portrait.shape}:{hashlib.sha256(portrait.tobytes()).hexdigest()}"
         cached = self._portraits.get(key)
         if cached is None:
-            cached = await self.compute.run(self._encode, portrait)
+            cached = await self.compute.run(encode_reference, self._vae, portrait, self.device)
             self._portraits.put(key, cached)
         return cached
-
-    def _encode(self, portrait: np.ndarray) -> np.ndarray:
-        import torch
-
-        return self._vae.encode_reference(torch.tensor(portrait, device=self.device)).float().cpu().numpy()
