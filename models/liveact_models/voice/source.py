@@ -53,7 +53,9 @@ def load_voice(path: Path | str) -> Voice:
     except VoiceError:
         raise
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise VoiceError("AUDIO_UNREADABLE", f"{path}: not a readable sound file ({error})") from None
+        # FFmpeg's text without its error number and the path again.
+        why = getattr(error, "strerror", None) or str(error)
+        raise VoiceError("AUDIO_UNREADABLE", f"{path}: not a readable sound file ({why})") from None
     if not sum(part.shape[1] for part in parts):
         raise VoiceError("AUDIO_EMPTY", f"{path}: the audio stream holds no sample")
     samples = np.concatenate([part.mean(axis=0, dtype=np.float32) for part in parts])

@@ -79,7 +79,7 @@ class FramePipe:
             self._decoder = FrameDecoder(session.codec, session.width, session.height)
         else:
             # Every packet leaves at once: this is watched live.
-            self._muxer = Muxer(self._pipe, "mpegts", session, {"flush_packets": "1", "muxdelay": "0"})
+            self._muxer = Muxer(self._pipe, "mpegts", session, {"flush_packets": "1"})
 
     def video(self, chunk: pb2.VideoChunk) -> None:
         for frame in chunk.frames:
