@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from liveact_models.checkpoint import open_checkpoint
+from liveact_services.conductor.local import LocalModels
 from liveact_services.config import ServiceConfig, load_config
 from liveact_services.service import RunningService, start_service
 
@@ -52,6 +55,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def portrait() -> bytes:
     """A photograph, as a JPEG file."""
     return (EXAMPLES / "portrait.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[LocalModels]:
+    """The stages' models in this process, untrained, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    checkpoint = open_checkpoint("untrained", "tiny")
+    yield LocalModels(checkpoint, checkpoint.config.sampling, torch.device("cpu"), torch.float32)
+    torch.set_num_threads(threads)
 
 
 def tone(seconds: float, rate: int = 16000, hertz: float = 220.0, level: float = 0.3) -> np.ndarray:

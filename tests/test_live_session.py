@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-import torch
 
 from liveact.v1 import avatar_pb2 as pb
-from liveact_models.checkpoint import open_checkpoint
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.local import LocalModels, LocalStages
 from liveact_services.conductor.stages import Idle, Pacing, SessionSpec, Stages
@@ -44,15 +42,6 @@ READY, STREAMING, DETACHED, CLOSED, EXPIRED, FAILED = (
     SessionState.CLOSED, SessionState.EXPIRED, SessionState.FAILED,
 )  # fmt: skip
 PORTRAIT = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LocalModels]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    checkpoint = open_checkpoint("untrained", "tiny")
-    yield LocalModels(checkpoint, checkpoint.config.sampling, torch.device("cpu"), torch.float32)
-    torch.set_num_threads(threads)
 
 
 def voice(seconds: float) -> bytes:

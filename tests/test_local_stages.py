@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from liveact_models.checkpoint import open_checkpoint
 from liveact_models.timeline import block_frames, block_sound_frames
 from liveact_models.voice import VoiceBuffer
 from liveact_services.conductor.local import LocalModels, LocalStages
@@ -22,15 +19,6 @@ from liveact_services.vae_decoder import deployment as vae_decoder
 from stage_fixtures import FPS, RATE, session_spec
 
 BLOCKS = 4
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LocalModels]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    checkpoint = open_checkpoint("untrained", "tiny")
-    yield LocalModels(checkpoint, checkpoint.config.sampling, torch.device("cpu"), torch.float32)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ Nested fields are set from the environment with two underscores: LIVEACT_DENOISE
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +20,10 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+
+if TYPE_CHECKING:
+    from liveact_models.checkpoint import Checkpoint
+    from liveact_models.config import ModelConfig, SamplingConfig
 
 
 class _Strict(BaseModel):
@@ -56,6 +61,11 @@ class SessionLimits(_Strict):
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
+
+    @property
+    def longest_rest_s(self) -> float:
+        """Longer than any Gateway lets a session rest: what nobody has asked about for so long has lost its Gateway."""
+        return self.idle_timeout_s + self.detached_timeout_s
 
 
 class ServiceConfig(BaseSettings):
@@ -99,6 +109,18 @@ class ServiceConfig(BaseSettings):
         if self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is unknown; accepted are {', '.join(PRESETS)}")
         return self
+
+    def open_checkpoint(self) -> Checkpoint:
+        """The weights to serve. Raises `CheckpointError`."""
+        from liveact_models.checkpoint import open_checkpoint
+
+        return open_checkpoint(self.checkpoint, self.preset, audio_encoder=self.audio_encoder_dir)
+
+    def sampling(self, model: ModelConfig) -> SamplingConfig:
+        """How blocks are sampled: the model's own way but for what is configured."""
+        return dataclasses.replace(
+            model.sampling, sampler=self.sampler, memory=self.memory, audio_guidance=self.audio_guidance
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -10,7 +10,6 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from liveact_models.checkpoint import open_checkpoint
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
 from liveact_services.config import ServiceConfig, StageConfig
@@ -27,7 +26,7 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
     def stage(cls: type, options: StageConfig, *, pinned: bool = False) -> DeploymentHandle:
         return _deployment(config, cls, options, pinned).bind(config)  # type: ignore[return-value]
 
-    opened = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+    opened = config.open_checkpoint()
     return _deployment(config, Gateway, config.gateway).bind(
         config,
         opened.config,

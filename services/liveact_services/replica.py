@@ -50,8 +50,6 @@ class Replica:
     def __init__(self, config: ServiceConfig, stage: StageConfig) -> None:
         import torch
 
-        from liveact_models.checkpoint import open_checkpoint
-
         join_serve_log()
         # Ray derives OMP_NUM_THREADS from the logical num_cpus, which is a fraction here.
         torch.set_num_threads(stage.threads)
@@ -59,9 +57,7 @@ class Replica:
         self.config = config
         self.device = pick_device(config.device, stage.num_gpus)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.checkpoint: Checkpoint = open_checkpoint(
-            config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir
-        )
+        self.checkpoint: Checkpoint = config.open_checkpoint()
         self.model_config: ModelConfig = self.checkpoint.config
         self.compute = Compute(type(self).__name__)
 

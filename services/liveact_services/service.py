@@ -81,9 +81,7 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
     for port in (config.port, config.http_port):
         _require_free(config.host, port)
     # What is wrong with the checkpoint's folder is told now and not half a minute later.
-    from liveact_models.checkpoint import open_checkpoint
-
-    open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+    config.open_checkpoint()
     valkey: EmbeddedValkey | None = None
     running: RunningService | None = None
     try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,30 +94,10 @@ def demo(
 
     sound = read_voice(voice)
     asked = pb2.SessionConfig(image=portrait, width=width, height=height, idle_policy=pb2.IDLE_POLICY_HOLD)
-    with reserved_stdout() as stdout, tempfile.TemporaryDirectory(prefix="liveact-demo-") as folder:
-        chosen = options.effective_config(
-            config,
-            settings,
-            preset=preset,
-            checkpoint=checkpoint,
-            host="127.0.0.1",
-            port=0,
-            http_port=0,
-            data_dir=folder,
-        )
-        serve.announce(chosen)
-        started = time.monotonic()
-        from liveact_services.service import start_service
-
-        service = start_service(chosen, serve.startup_progress(started))
-        try:
-            startup_s = time.monotonic() - started
-            note(f"ready on {service.address} after {startup_s:.1f} s")
+    with reserved_stdout() as stdout:
+        with serve.own_service(config, settings, preset=preset, checkpoint=checkpoint) as service:
             realtime, fastest = asyncio.run(_both_passes(service.address, asked, sound, out))
-        finally:
-            note("stopping")
-            service.stop()
-        measured = Measured(out, startup_s, service.checkpoint, realtime, fastest)
+        measured = Measured(out, service.startup_s, service.checkpoint, realtime, fastest)
         output = Output(json, stdout=stdout)
         output.show(measured.table(), f"written to {out}")
         if service.checkpoint == "untrained":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,18 +38,21 @@ def render(
     portrait = options.read_image(image)
     chosen = options.effective_config(config, settings, preset=preset, checkpoint=checkpoint)
     from liveact_models.config import DEFAULT_PROMPT
-    from liveact_models.voice import Voice, decode_pcm
     from liveact_services.client import Mp4Recorder, read_voice
 
     sound = read_voice(voice)
-    # As 16-bit samples: what the service would hear of the same file.
-    heard = Voice(decode_pcm(sound.pcm, rate=sound.rate, channels=1, encoding="s16le"), sound.rate)
     note(f"loading {chosen.preset}, checkpoint {chosen.checkpoint}")
-    pipeline = _pipeline(chosen, threads)
+    pipeline = load_pipeline(chosen, threads)
     fps = fps or pipeline.config.fps
     started = time.perf_counter()
     blocks = pipeline.render(
-        portrait, heard, width=width or None, height=height or None, fps=fps, seed=seed, prompt=prompt or DEFAULT_PROMPT
+        portrait,
+        sound.heard(),
+        width=width or None,
+        height=height or None,
+        fps=fps,
+        seed=seed,
+        prompt=prompt or DEFAULT_PROMPT,
     )
     frames, work_s, first_block_s = 0, 0.0, None
     with Mp4Recorder(out) as recorder, frame_progress("rendering") as bar:
@@ -80,19 +82,17 @@ def render(
     )  # fmt: skip
 
 
-def _pipeline(config: ServiceConfig, threads: int) -> Pipeline:
+def load_pipeline(config: ServiceConfig, threads: int) -> Pipeline:
+    """The bare model that a service of this configuration would serve, in this process."""
     import torch
 
-    from liveact_models.checkpoint import open_checkpoint
     from liveact_models.pipeline import Pipeline
     from liveact_services.replica import pick_device
 
     torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
-    sampling = dataclasses.replace(
-        checkpoint.config.sampling, sampler=config.sampler, memory=config.memory, audio_guidance=config.audio_guidance
-    )
+    checkpoint = config.open_checkpoint()
     device = pick_device(config.device, torch.cuda.device_count())
+    sampling = config.sampling(checkpoint.config)
     return Pipeline(checkpoint, sampling=sampling, device=device, dtype=getattr(torch, config.dtype))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +20,16 @@ from liveact_services.cli.output import note, print_json, reserved_stdout
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
+
+
+@dataclass(frozen=True)
+class OwnService:
+    """A service that a command started for itself."""
+
+    address: str
+    checkpoint: str
+    config: ServiceConfig
+    startup_s: float
 
 
 def serve(
@@ -63,6 +76,30 @@ def serve(
             stopped.wait()
             note("stopping")
         finally:
+            service.stop()
+
+
+@contextmanager
+def own_service(
+    config: Path | None, settings: list[str] | None, *, preset: str | None, checkpoint: str | None
+) -> Iterator[OwnService]:
+    """A service of this command's own, on free ports and in a folder that goes with it; stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="liveact-") as folder:
+        chosen = options.effective_config(
+            config, settings, preset=preset, checkpoint=checkpoint, host="127.0.0.1", port=0, http_port=0,
+            data_dir=folder,
+        )  # fmt: skip
+        announce(chosen)
+        started = time.monotonic()
+        from liveact_services.service import start_service
+
+        service = start_service(chosen, startup_progress(started))
+        try:
+            startup_s = time.monotonic() - started
+            note(f"ready on {service.address} after {startup_s:.1f} s")
+            yield OwnService(service.address, service.checkpoint, chosen, startup_s)
+        finally:
+            note("stopping")
             service.stop()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from liveact.v1 import avatar_pb2 as pb2
-from liveact_models.voice import load_voice
+from liveact_models.voice import Voice as ModelVoice
+from liveact_models.voice import decode_pcm, load_voice
 from liveact_models.voice.source import RATES
 
 Pace = Literal["realtime", "fastest"]
@@ -48,6 +49,10 @@ class RecordedVoice:
     @property
     def seconds(self) -> float:
         return len(self.pcm) / SAMPLE_BYTES / self.rate
+
+    def heard(self) -> ModelVoice:
+        """The samples as a server hears them."""
+        return ModelVoice(decode_pcm(self.pcm, rate=self.rate, channels=1, encoding="s16le"), self.rate)
 
     async def pieces(self, pace: Pace) -> AsyncIterator[bytes]:
         """40 ms pieces at speaking pace, or one-second pieces without waiting.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,7 @@ class Denoiser(Replica):
 
     def __init__(self, config: ServiceConfig) -> None:
         super().__init__(config, config.denoiser)
-        sampling = dataclasses.replace(
-            self.model_config.sampling,
-            sampler=config.sampler, memory=config.memory, audio_guidance=config.audio_guidance,
-        )  # fmt: skip
+        sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._orders: dict[str, BlockOrder] = {}
 
@@ -72,9 +68,8 @@ class Denoiser(Replica):
         return list(self._orders)
 
     async def _sweep(self) -> None:
-        """Drop what no Gateway has asked about for longer than any Gateway lets a session rest: its Gateway has died."""
-        limits = self.config.sessions
-        oldest = time.monotonic() - (limits.idle_timeout_s + limits.detached_timeout_s)
+        """Drop the sessions whose Gateway has died."""
+        oldest = time.monotonic() - self.config.sessions.longest_rest_s
         for session in [s for s, order in self._orders.items() if order.last_used < oldest]:
             await self.close(session)
 

@@ -39,8 +39,7 @@ class VaeDecoder(Replica):
     async def open(self, spec: SessionSpec) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on. Raises `ReplicaFull`."""
         limits = self.config.sessions
-        oldest = time.monotonic() - (limits.idle_timeout_s + limits.detached_timeout_s)
-        # Older than any Gateway lets a session rest: its Gateway has died.
+        oldest = time.monotonic() - limits.longest_rest_s
         self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
         # Twice the Denoiser's count: a decoder serves several Denoisers where those are the scarce ones.
         if len(self._sessions) >= 2 * limits.max_sessions:

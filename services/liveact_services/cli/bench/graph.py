@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import platform
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from liveact_services.cli import options, serve
+from liveact_services.cli.bench.machine import hardware
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.exits import BadInput, CheckFailed
 from liveact_services.cli.output import Output, note, reserved_stdout
+from liveact_services.cli.render import load_pipeline
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,7 +97,7 @@ class Comparison:
             "height": self.height,
             "bare_threads": self.bare_threads,
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+            "hardware": hardware(),
         }
 
     def table(self) -> Table:
@@ -140,23 +140,9 @@ def graph(
     width, height = options.parse_size(size)
     if not EXAMPLES.is_dir():
         raise BadInput(f"{EXAMPLES} is not there: run this from a checkout of the repository")
-    with reserved_stdout() as stdout, tempfile.TemporaryDirectory(prefix="liveact-bench-") as folder:
-        chosen = options.effective_config(
-            None, settings, preset=preset, checkpoint=checkpoint, host="127.0.0.1", port=0, http_port=0, data_dir=folder
-        )
-        from liveact_models.config import preset as preset_config
-
-        if not (width or height):
-            width, height = preset_config(chosen.preset).limits.default
-        serve.announce(chosen)
-        from liveact_services.service import start_service
-
-        service = start_service(chosen, serve.startup_progress(time.monotonic()))
-        try:
-            compared = _compare(service.address, chosen.preset, chosen.checkpoint, width, height, seconds, rounds)
-        finally:
-            note("stopping")
-            service.stop()
+    with reserved_stdout() as stdout:
+        with serve.own_service(None, settings, preset=preset, checkpoint=checkpoint) as service:
+            compared = _compare(service, width, height, seconds, rounds)
         output = Output(json, stdout=stdout)
         output.show(compared.table())
         output.result(compared.to_dict())
@@ -166,25 +152,19 @@ def graph(
         )
 
 
-def _compare(
-    address: str, preset: str, checkpoint: str, width: int, height: int, seconds: float, rounds: int
-) -> Comparison:
-    import torch
-
-    from liveact_models.checkpoint import open_checkpoint
-    from liveact_models.pipeline import Pipeline
-
+def _compare(service: serve.OwnService, width: int, height: int, seconds: float, rounds: int) -> Comparison:
     # The bare model may have the whole machine: that is the limit.
     threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    pipeline = Pipeline(open_checkpoint(checkpoint, preset))
+    pipeline = load_pipeline(service.config, threads)
+    if not (width or height):
+        width, height = pipeline.config.limits.default
     portrait, voice = (EXAMPLES / "portrait.jpg").read_bytes(), _clip(seconds)
     bare: list[Pass] = []
     served: list[Pass] = []
     for number in range(-1, rounds):
         note("warming up both ways" if number < 0 else f"round {number + 1} of {rounds}")
         one = _bare(pipeline, portrait, voice, width, height)
-        other = asyncio.run(_served(address, portrait, voice, width, height))
+        other = asyncio.run(_served(service.address, portrait, voice, width, height))
         if number >= 0:
             bare.append(one)
             served.append(other)
@@ -203,13 +183,12 @@ def _clip(seconds: float) -> RecordedVoice:
 
 def _bare(pipeline: Pipeline, portrait: bytes, voice: RecordedVoice, width: int, height: int) -> Pass:
     from liveact_models.timeline import blocks_for_frames
-    from liveact_models.voice import decode_pcm
 
     performance = pipeline.start(portrait, width=width, height=height, seed=1, rate=voice.rate)
     blocks = blocks_for_frames(math.ceil(voice.seconds * performance.state.fps))
     frames, first, spent = 0, 0.0, dict.fromkeys(STAGES, 0.0)
     began = time.perf_counter()
-    performance.hear(decode_pcm(voice.pcm, rate=voice.rate, channels=1, encoding="s16le"), voice.rate)
+    performance.hear(voice.heard().samples, voice.rate)
     for number in range(blocks):
         at = time.perf_counter() - began
         block = performance.next_block()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from liveact_services.cli import options
+from liveact_services.cli.bench.machine import hardware
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.exits import ExitCode
 from liveact_services.cli.output import Output, note, stderr_console
@@ -297,16 +296,6 @@ def plot(ageing: Ageing, out: Path) -> None:
     time.set(ylabel="block time, ms", ylim=(0, 3 * median_s * 1e3), xlabel="minutes of video at 20 fps")
     time.legend(loc="lower right")
     figure.savefig(out, dpi=120)
-
-
-def hardware() -> str:
-    """The processor and how many of its cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _next_block(performance: Performance, voice: Voice) -> float:
