@@ -150,7 +150,9 @@ def test_frames_are_those_of_the_service_s_stages(pipeline, whole):
     sound, cache = VoiceBuffer(RATE, 20), pipeline.vae.new_cache()
     sound.append(voice().samples)
     for block in range(PROMPT_CHANGE):
-        features = block_features(pipeline.audio_encoder, sound.window(block), block).float()
+        features = block_features(
+            pipeline.audio_encoder, sound.window(block), block, pipeline.config.trained_fps
+        ).float()
         latents = denoiser.denoise(state, block, torch.tensor(features.numpy())).float()
         parts = [to_rgb(part).numpy() for part in pipeline.vae.decode_stream(torch.tensor(latents.numpy()), cache)]
         assert np.array_equal(np.concatenate(parts), whole[block].frames)
@@ -360,7 +362,7 @@ def test_a_portrait_s_file_is_scaled_to_the_size_asked_for(pipeline):
     blocks = pipeline.render(portrait, voice(seconds=0.5), width=48, height=32)
     assert [block.frames.shape for block in blocks] == [(21, 32, 48, 3)]
     state = pipeline.start(portrait).state
-    assert (state.width, state.height, state.fps) == (64, 64, 20)
+    assert (state.width, state.height, state.fps) == (128, 128, 20)
 
 
 # What does not fit

@@ -1,8 +1,10 @@
-"""The VAE streams: by block or whole, here or in another process, the bits are the same."""
+"""Either VAE streams: by block or whole, here or in another process, the bits are the same."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -11,15 +13,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from liveact_models.checkpoint import open_checkpoint
-from liveact_models.config import PRESETS
-from liveact_models.vae import CacheError, DecoderCache, StreamingVae, kernels, to_rgb
+from liveact_models.config import PRESETS, ModelConfig, TinyVaeConfig, VaeConfig
+from liveact_models.vae import CacheError, DecoderCache, Vae, build_vae, kernels, to_rgb
 
+TINY = TinyVaeConfig(frame_dim=16, encoder_dim=32, decoder_dim=32)
+FAMILIES = {
+    config.family: dataclasses.replace(PRESETS["tiny"], vae=config)
+    for config in (VaeConfig(dim=8, dim_mult=(1, 1, 2, 4), num_res_blocks=1), TINY)
+}
 LATENTS = torch.randn(16, 14, 4, 4, generator=torch.Generator().manual_seed(7))
 
 
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
+def model(request) -> ModelConfig:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def vae() -> StreamingVae:
-    return open_checkpoint("untrained", "tiny").load_vae()
+def vae(model) -> Vae:
+    return open_checkpoint("untrained", model).load_vae()
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +73,26 @@ def test_an_export_is_not_moved_by_later_frames(vae):
     assert all(torch.equal(tensors[name], before[name]) for name in before)
 
 
-def test_another_process_adopts_the_cache(vae, tmp_path):
+def test_another_process_adopts_the_cache(model, vae, tmp_path):
     cache = vae.new_cache()
     list(vae.decode_stream(LATENTS[:, :6], cache))
     save_file({**cache.tensors(), "latents": LATENTS[:, 6:8].contiguous()}, tmp_path / "cache.safetensors")
     script = (
-        "import sys, torch\n"
+        "import json, sys, torch\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from safetensors.torch import load_file, save_file\n"
         "from liveact_models.checkpoint import open_checkpoint\n"
+        "from liveact_models.config import ModelConfig\n"
         "from liveact_models.vae import DecoderCache\n"
         "tensors = load_file(sys.argv[1] + '/cache.safetensors')\n"
         "latents = tensors.pop('latents')\n"
-        "vae = open_checkpoint('untrained', 'tiny').load_vae('decode')\n"
+        "model = ModelConfig.from_dict(json.loads(sys.argv[2]))\n"
+        "vae = open_checkpoint('untrained', model).load_vae('decode')\n"
         "frames = torch.cat(list(vae.decode_stream(latents, DecoderCache.from_tensors(tensors))), dim=1)\n"
         "save_file({'frames': frames}, sys.argv[1] + '/frames.safetensors')\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    arguments = [str(tmp_path), json.dumps(model.to_dict())]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=120)
     ours = torch.cat(list(vae.decode_stream(LATENTS[:, 6:8], cache)), dim=1)
     assert torch.equal(load_file(tmp_path / "frames.safetensors")["frames"], ours)
 
@@ -114,8 +129,8 @@ def test_a_video_that_does_not_fit_the_strides_is_refused(vae, shape):
         vae.encode(torch.zeros(shape))
 
 
-def test_each_direction_is_built_alone(vae):
-    checkpoint = open_checkpoint("untrained", "tiny")
+def test_each_direction_is_built_alone(model, vae):
+    checkpoint = open_checkpoint("untrained", model)
     decoder, encoder = checkpoint.load_vae("decode"), checkpoint.load_vae("encode")
     assert not hasattr(decoder, "encoder")
     assert not hasattr(encoder, "decoder")
@@ -123,7 +138,7 @@ def test_each_direction_is_built_alone(vae):
     image = torch.zeros(3, 32, 32)
     assert torch.equal(encoder.encode(image[:, None]), vae.encode(image[:, None]))
     with pytest.raises(ValueError, match="decode"):
-        StreamingVae(PRESETS["tiny"].vae, "halfway")
+        build_vae(model.vae, "halfway")
 
 
 def test_untrained_frames_are_lively(whole):

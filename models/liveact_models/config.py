@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 DEFAULT_PROMPT = "A person looks into the camera and speaks."
 
@@ -64,6 +64,7 @@ class TransformerConfig:
 class VaeConfig:
     """The causal 3-D VAE, strides 4x8x8, 16 channels (diffusers' AutoencoderKLWan)."""
 
+    family: Literal["wan"] = "wan"
     dim: int = 96
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
@@ -81,6 +82,27 @@ class VaeConfig:
 
 
 @dataclass(frozen=True)
+class TinyVaeConfig:
+    """The small causal autoencoder of the same strides and channels (`liveact_models.vae.tiny`)."""
+
+    family: Literal["tiny"] = "tiny"
+    z_dim: int = 16
+    frame_dim: int = 64
+    """Channels of a video frame, at a quarter of the picture's side."""
+    encoder_dim: int = 192
+    """Channels of the four frames of a latent frame together, at an eighth of the side."""
+    decoder_dim: int = 128
+    encoder_frame_blocks: int = 1
+    encoder_memory_blocks: int = 1
+    decoder_memory_blocks: int = 2
+    decoder_frame_blocks: int = 2
+
+
+AnyVaeConfig = VaeConfig | TinyVaeConfig
+VAE_FAMILIES: dict[str, type] = {"wan": VaeConfig, "tiny": TinyVaeConfig}
+
+
+@dataclass(frozen=True)
 class AudioEncoderConfig:
     """wav2vec2 (transformers' Wav2Vec2Model); field names are that library's."""
 
@@ -89,8 +111,22 @@ class AudioEncoderConfig:
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
+
+    def __post_init__(self) -> None:
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
+            raise ConfigError("conv_dim, conv_kernel and conv_stride must have one entry a convolution each")
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one feature is made of; fewer make none."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
 
 
 @dataclass(frozen=True)
@@ -105,7 +141,7 @@ class TextEncoderConfig:
     num_layers: int = 24
     num_buckets: int = 32
     tokenizer: str = "umt5"
-    """"umt5" reads google/umt5-xxl beside the weights, "bytes" needs no file."""
+    """"umt5" reads google/umt5-xxl beside the weights, "bpe" tokenizer.json, "bytes" needs no file."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +177,19 @@ class SamplingConfig:
     timesteps: tuple[float, ...] = (1000.0, 937.5, 833.33333333)
     sampler: str = "renoise"
     memory: str = "conv"
+    """"conv" compresses with the learned weights, "mean" with 1/5 each, "none" keeps the last four frames alone."""
+    context: str = "same-step"
+    """"same-step" is Neighbor Forcing; "clean" is the baseline it is measured against: one cache, of finished frames."""
     audio_guidance: float = 1.0
     skip_audio_steps: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if self.sampler not in ("renoise", "euler"):
             raise ConfigError(f"sampler {self.sampler!r}: accepted are 'renoise' and 'euler'")
-        if self.memory not in ("conv", "mean"):
-            raise ConfigError(f"memory {self.memory!r}: accepted are 'conv' and 'mean'")
+        if self.memory not in ("conv", "mean", "none"):
+            raise ConfigError(f"memory {self.memory!r}: accepted are 'conv', 'mean' and 'none'")
+        if self.context not in ("same-step", "clean"):
+            raise ConfigError(f"context {self.context!r}: accepted are 'same-step' and 'clean'")
         if self.audio_guidance < 1.0:
             raise ConfigError(f"audio_guidance {self.audio_guidance}: accepted are values from 1.0 (off) up")
 
@@ -167,12 +208,14 @@ class ModelConfig:
 
     name: str
     transformer: TransformerConfig
-    vae: VaeConfig
+    vae: AnyVaeConfig
     audio_encoder: AudioEncoderConfig
     text_encoder: TextEncoderConfig
     image_encoder: ImageEncoderConfig
     limits: SizeLimits
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vae_decoder: TinyVaeConfig | None = None
+    """A small decoder of the same latents in place of the VAE's own, which still encodes."""
     fps: int = 20
     trained_fps: int = 25
     """The rate the audio path was trained at: sound is stretched by trained_fps / fps (model-facts, "Network")."""
@@ -202,7 +245,7 @@ def _build(cls: type, data: Any, where: str) -> Any:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}; accepted are {', '.join(sorted(known))}")
     values: dict[str, Any] = {}
     for name, value in data.items():
-        nested = _NESTED.get((cls, name))
+        nested = _nested(cls, name, value, f"{where}.{name}")
         if nested is not None:
             values[name] = _build(nested, value, f"{where}.{name}")
         else:
@@ -213,9 +256,20 @@ def _build(cls: type, data: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _nested(cls: type, name: str, value: Any, where: str) -> type | None:
+    """The dataclass this field's table is read into; None for a plain value."""
+    if (cls, name) == (ModelConfig, "vae_decoder"):
+        return None if value is None else TinyVaeConfig
+    if (cls, name) != (ModelConfig, "vae"):
+        return _NESTED.get((cls, name))
+    family = value.get("family", "wan") if isinstance(value, dict) else "wan"
+    if family not in VAE_FAMILIES:
+        raise ConfigError(f"{where}: family {family!r} is unknown; accepted are {', '.join(VAE_FAMILIES)}")
+    return VAE_FAMILIES[family]
+
+
 _NESTED: dict[tuple[type, str], type] = {
     (ModelConfig, "transformer"): TransformerConfig,
-    (ModelConfig, "vae"): VaeConfig,
     (ModelConfig, "audio_encoder"): AudioEncoderConfig,
     (ModelConfig, "text_encoder"): TextEncoderConfig,
     (ModelConfig, "image_encoder"): ImageEncoderConfig,
@@ -244,19 +298,23 @@ PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
         name="tiny",
         transformer=TransformerConfig(
-            dim=192, ffn_dim=512, num_layers=6, num_heads=3, freq_dim=64, text_len=32, text_dim=64, clip_dim=64,
-            audio_blocks=4, audio_channels=64, intermediate_dim=64, output_dim=64, context_tokens=8,
+            dim=192, ffn_dim=512, num_layers=6, num_heads=3, freq_dim=64, text_len=48, text_dim=64, clip_dim=64,
+            clip_tokens=17, audio_blocks=4, audio_channels=64, intermediate_dim=64, output_dim=64, context_tokens=8,
         ),
-        vae=VaeConfig(dim=8, dim_mult=(1, 1, 2, 4), num_res_blocks=1),
+        vae=TinyVaeConfig(),
         audio_encoder=AudioEncoderConfig(
-            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, conv_dim=(32,) * 7,
+            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
+            conv_dim=(120, 64, 64), conv_kernel=(400, 4, 2), conv_stride=(80, 2, 2),
             num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
         ),
         text_encoder=TextEncoderConfig(
-            vocab=384, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2, tokenizer="bytes"
+            vocab=1024, dim=64, dim_attn=64, dim_ffn=128, num_heads=4, num_layers=2, tokenizer="bpe"
         ),
-        image_encoder=ImageEncoderConfig(image_size=224, dim=64, mlp_ratio=2, out_dim=32, num_heads=4, num_layers=3),
-        limits=SizeLimits(minimum=32, maximum=256, default=(64, 64), max_pixels=256 * 256),
+        image_encoder=ImageEncoderConfig(
+            image_size=112, patch_size=28, dim=64, mlp_ratio=2, out_dim=32, num_heads=4, num_layers=3
+        ),
+        limits=SizeLimits(minimum=32, maximum=256, default=(128, 128), max_pixels=256 * 256),
+        trained_fps=20,
     ),
     "soulx-liveact-18b": ModelConfig(
         name="soulx-liveact-18b",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from liveact_models.config import ModelConfig, SamplingConfig, check_size
-from liveact_models.memory import next_cache, null_cache, step_cache
+from liveact_models.memory import CLEAN_CACHE, CLEAN_NULL_CACHE, next_cache, null_cache, step_cache
 from liveact_models.sampler import SAMPLERS, NoiseSource, check_seed, seeded_noise
 from liveact_models.session import SessionState, StateError
 from liveact_models.timeline import AUDIO_REACH, CONTEXT_SLOTS, block_frames, block_slots
-from liveact_models.transformer import Conditioning, LiveActTransformer, gather_audio_windows
+from liveact_models.transformer import Conditioning, KeyValue, LiveActTransformer, gather_audio_windows
 
 MASK_CHANNELS = 4
 
@@ -169,10 +169,12 @@ class _BlockRun:
         self.heard = transformer.audio_tokens(windows, first_block)
         guided = state.sampling.guided
         self.silence = transformer.audio_tokens(torch.zeros_like(windows), first_block) if guided else None
-        weights = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
-        if state.sampling.memory == "mean":
-            weights = [torch.full_like(weight, 1 / weight.shape[-1]) for weight in weights]
-        self.weights = weights
+        learned = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
+        self.weights: list[Tensor | None] = {
+            "conv": lambda: [*learned],
+            "mean": lambda: [torch.full_like(weight, 1 / weight.shape[-1]) for weight in learned],
+            "none": lambda: [None] * len(learned),
+        }[state.sampling.memory]()
         self.context = state.memory
         self.memory: dict[str, Tensor] = {}
 
@@ -190,6 +192,8 @@ class _BlockRun:
                 velocity = null + sampling.audio_guidance * (velocity - null)
             latent = advance(latent, velocity, time, next_time, partial(self.noise, block, step + 1, shape))
             yield step
+        if sampling.context == "clean":
+            self._remember_clean(latent)
         if self.state.block != block:
             raise RuntimeError(
                 f"block {block} was denoised twice: the session's next block is already {self.state.block}"
@@ -199,12 +203,27 @@ class _BlockRun:
 
     def _predict(self, cache: str, latent: Tensor, time: float, audio: Tensor | None) -> Tensor:
         """The velocity [16, f, h, w], with the keys and values that earlier frames had at this same step as context."""
+        if self.state.sampling.context == "clean":
+            clean = CLEAN_NULL_CACHE if cache.endswith(".null") else CLEAN_CACHE
+            return self._forward(clean, latent, time, audio)[0]
+        velocity, fresh = self._forward(cache, latent, time, audio)
+        self.memory[cache] = next_cache(self.context.get(cache), fresh, self.weights)
+        return velocity
+
+    def _remember_clean(self, latent: Tensor) -> None:
+        """One more pass over the finished block at time 0: its keys and values are every step's context."""
+        told = {CLEAN_CACHE: self.heard, **({CLEAN_NULL_CACHE: self.silence} if self.state.sampling.guided else {})}
+        for cache, audio in told.items():
+            _, fresh = self._forward(cache, latent, 0.0, audio)
+            self.memory[cache] = next_cache(self.context.get(cache), fresh, self.weights)
+
+    def _forward(
+        self, cache: str, latent: Tensor, time: float, audio: Tensor | None
+    ) -> tuple[Tensor, list[KeyValue]]:
         context = self.context.get(cache)
-        velocity, fresh = self.transformer(
+        return self.transformer(
             latent, self.reference, time, self.conditioning, audio, context, block_slots(self.block)
         )
-        self.memory[cache] = next_cache(context, fresh, self.weights)
-        return velocity
 
 
 def reference_condition(reference: Tensor, block: int) -> Tensor:

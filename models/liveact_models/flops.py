@@ -137,9 +137,9 @@ def _audio_encoder(config: ModelConfig) -> int:
 
 def _vae_decode(config: ModelConfig, width: int, height: int) -> int:
     """FLOP of decoding one latent frame once the feature cache is full, which takes two frames before it."""
-    from liveact_models.vae import StreamingVae
+    from liveact_models.vae import build_vae
 
-    vae = StreamingVae(config.vae, parts="decode").to("meta")
+    vae = build_vae(config.vae_decoder or config.vae, parts="decode").to("meta")
     latent, cache = torch.empty(config.vae.z_dim, height // 8, width // 8), vae.new_cache()
     for _ in range(2):
         vae.decode_frame(latent, cache)

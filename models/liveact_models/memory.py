@@ -20,10 +20,17 @@ from liveact_models.transformer import KeyValue
 REFERENCE = slice(0, 2)
 LONG_TERM = (slice(2, 7), slice(7, 12))
 SHORT_TERM = slice(12, 14)
+NO_LONG_TERM = (10, 11)
+"""What stands in slots 2 and 3 with the memory switched off: the frames before the short-term ones, uncompressed."""
 
 
 def cache_names(sampling: SamplingConfig) -> tuple[str, ...]:
-    """The caches of a session: one a diffusion step, and with audio guidance one a step of the null-audio branch."""
+    """The caches of a session: one a diffusion step, and with audio guidance one a step of the null-audio branch.
+
+    A context of clean frames (the baseline, see `SamplingConfig.context`) is one cache for all steps.
+    """
+    if sampling.context == "clean":
+        return (CLEAN_CACHE, CLEAN_NULL_CACHE) if sampling.guided else (CLEAN_CACHE,)
     return _cache_names(sampling, sampling.guided)
 
 
@@ -31,6 +38,10 @@ def _cache_names(sampling: SamplingConfig, guided: bool) -> tuple[str, ...]:
     steps = range(sampling.num_steps)
     null_steps = [step for step in steps if guided and step not in sampling.skip_audio_steps]
     return (*map(step_cache, steps), *map(null_cache, null_steps))
+
+
+CLEAN_CACHE = "clean"
+CLEAN_NULL_CACHE = "clean.null"
 
 
 def step_cache(step: int) -> str:
@@ -73,24 +84,29 @@ def compress(frames: Tensor, weight: Tensor) -> Tensor:
     return compressed.T.unflatten(-1, frames.shape[2:])[None]
 
 
-def remember(context: Tensor, fresh: Tensor, weight: Tensor) -> Tensor:
+def remember(context: Tensor, fresh: Tensor, weight: Tensor | None) -> Tensor:
     """Keys, or values, of one layer after a block: context of 6 and fresh of 8 latent frames -> the next context of 6.
 
     Shapes [latent_frames * tokens, heads, head_dim]. Slots 0-1 stay, 2-6 and 7-11 are compressed into slots 2 and 3
-    (long-term memory, recurrent, for slots 2-5 hold the older memory), 12-13 move to 4-5 (short-term memory).
+    (long-term memory, recurrent, for slots 2-5 hold the older memory), 12-13 move to 4-5 (short-term memory). Without
+    a weight nothing is compressed: slots 10 and 11 stand where the long-term memory would.
     """
     slots = torch.cat((context, fresh)).unflatten(0, (WINDOW_SLOTS, -1))
-    long_term = [compress(slots[frames], weight) for frames in LONG_TERM]
+    if weight is None:
+        long_term = [slots[frame, None] for frame in NO_LONG_TERM]
+    else:
+        long_term = [compress(slots[frames], weight) for frames in LONG_TERM]
     return torch.cat((slots[REFERENCE], *long_term, slots[SHORT_TERM])).flatten(0, 1)
 
 
-def next_cache(context: Tensor | None, fresh: Sequence[KeyValue], weights: Sequence[Tensor]) -> Tensor:
+def next_cache(context: Tensor | None, fresh: Sequence[KeyValue], weights: Sequence[Tensor | None]) -> Tensor:
     """A step cache after a block: [layers, 2, 6 * tokens, heads, head_dim] in memory of its own.
 
     Args:
         context: the cache before the block; None before block 0, whose 6 frames are the memory as they are.
         fresh: each layer's keys and values of the block.
-        weights: each layer's compression [dim, 1, 5]. The released code compresses values with that of the keys too.
+        weights: each layer's compression [dim, 1, 5], None where nothing is compressed. The released code compresses
+            values with that of the keys too.
     """
     key = fresh[0][0]
     tokens = len(key) if context is None else context.shape[2]

@@ -86,7 +86,10 @@ class Pipeline:
         self.text_encoder = checkpoint.load_text_encoder(device=place)
         self.image_encoder = checkpoint.load_image_encoder(device=place)
         self.audio_encoder = checkpoint.load_audio_encoder(device=place)
-        self.vae = checkpoint.load_vae(device=place)
+        if self.config.vae_decoder is None:
+            self.vae = self.vae_decoder = checkpoint.load_vae(device=place)
+        else:
+            self.vae, self.vae_decoder = (checkpoint.load_vae(part, device=place) for part in ("encode", "decode"))
         transformer = checkpoint.load_transformer(device=place, dtype=dtype)
         self.denoiser = BlockDenoiser(transformer, self.config, sampling)
 
@@ -133,7 +136,7 @@ class Pipeline:
             reference=self.to_transformer(reference),
         )
         voice = None if rate is None else VoiceBuffer(rate, fps)
-        return Performance(self, state, self.vae.new_cache(), voice)
+        return Performance(self, state, self.vae_decoder.new_cache(), voice)
 
     def adopt(self, exported: bytes) -> Performance:
         """The performance of an export, which goes on bit for bit as the exported one would have.
@@ -294,7 +297,7 @@ class Performance:
         encoded = perf_counter()
         latents = pipeline.denoiser.denoise(self.state, block, audio).float().cpu().numpy()
         denoised = perf_counter()
-        decoded = pipeline.vae.decode_stream(torch.tensor(latents, device=pipeline.device), self._decoder)
+        decoded = pipeline.vae_decoder.decode_stream(torch.tensor(latents, device=pipeline.device), self._decoder)
         parts = [to_rgb(next(decoded)).cpu().numpy()]
         first_frame = perf_counter()
         parts.extend(to_rgb(part).cpu().numpy() for part in decoded)

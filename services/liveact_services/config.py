@@ -74,10 +74,13 @@ class ServiceConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     preset: str = "tiny"
-    checkpoint: str = "untrained"
-    """A checkpoint folder, or "untrained": weights drawn from a fixed seed."""
+    checkpoint: str = "shipped"
+    """A checkpoint folder; "shipped": the weights that come with this package (`tiny` has some); or "untrained": weights
+    drawn from a fixed seed."""
     audio_encoder_dir: Path | None = None
     """The wav2vec2 folder of a released checkpoint, where it is not inside it."""
+    tiny_vae_dir: Path | None = None
+    """A checkpoint folder in our own layout whose small VAE decodes in place of the model's own; same latents."""
     device: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     sampler: Literal["renoise", "euler"] = "renoise"
@@ -114,7 +117,9 @@ class ServiceConfig(BaseSettings):
         """The weights to serve. Raises `CheckpointError`."""
         from liveact_models.checkpoint import open_checkpoint
 
-        return open_checkpoint(self.checkpoint, self.preset, audio_encoder=self.audio_encoder_dir)
+        return open_checkpoint(
+            self.checkpoint, self.preset, audio_encoder=self.audio_encoder_dir, tiny_vae=self.tiny_vae_dir
+        )
 
     def sampling(self, model: ModelConfig) -> SamplingConfig:
         """How blocks are sampled: the model's own way but for what is configured."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from liveact_models.encoders import AudioEncoder, ImageEncoder, TextEncoder
-    from liveact_models.vae import StreamingVae
+    from liveact_models.vae import Vae
     from liveact_models.voice import BlockVoice
 
 
@@ -27,7 +27,7 @@ def encode_image(encoder: ImageEncoder, portrait: np.ndarray, device: torch.devi
     return _array(encoder.encode(tensor(portrait, device)))
 
 
-def encode_reference(vae: StreamingVae, portrait: np.ndarray, device: torch.device) -> np.ndarray:
+def encode_reference(vae: Vae, portrait: np.ndarray, device: torch.device) -> np.ndarray:
     """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
     return _array(vae.encode_reference(tensor(portrait, device)))
 

@@ -27,6 +27,8 @@ class AudioEncoder(nn.Module):
                 num_attention_heads=config.num_attention_heads,
                 intermediate_size=config.intermediate_size,
                 conv_dim=list(config.conv_dim),
+                conv_kernel=list(config.conv_kernel),
+                conv_stride=list(config.conv_stride),
                 num_conv_pos_embeddings=config.num_conv_pos_embeddings,
                 num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups,
                 mask_time_prob=0.0,  # masking is for training: without it there is no mask embedding to load
@@ -40,18 +42,24 @@ class AudioEncoder(nn.Module):
     def encode(self, normalized: torch.Tensor, frames: int) -> torch.Tensor:
         """Hidden states [frames, layers, dim] of normalised 16 kHz sound [samples]; the first is after layer 1.
 
-        Raises `ValueError` when there are too few samples for one feature (400) or `frames` is not positive.
+        Raises `ValueError` when there are too few samples for one feature (400 at the released size) or `frames` is not
+        positive.
         """
-        if frames < 1 or normalized.numel() < 400:
+        least = self.config.receptive_field
+        if frames < 1 or normalized.numel() < least:
             raise ValueError(
-                f"{normalized.numel()} samples for {frames} frames: at least 400 samples and one frame needed"
+                f"{normalized.numel()} samples for {frames} frames: at least {least} samples and one frame needed"
             )
-        features = self.feature_extractor(normalized[None].to(self.feature_projection.projection.weight))
+        return self(normalized[None].to(self.feature_projection.projection.weight), frames)[0]
+
+    def forward(self, normalized: torch.Tensor, frames: int) -> torch.Tensor:
+        """Hidden states [batch, frames, layers, dim] of normalised 16 kHz sound [batch, samples], with gradients."""
+        features = self.feature_extractor(normalized)
         features = functional.interpolate(features, size=frames, mode="linear", align_corners=True)
         hidden, _ = self.feature_projection(features.transpose(1, 2))
         hidden = self.encoder.layer_norm(hidden + self.encoder.pos_conv_embed(hidden))
         states = []
         for layer in self.encoder.layers:
             hidden = layer(hidden)
-            states.append(hidden[0])
-        return torch.stack(states, dim=1)
+            states.append(hidden)
+        return torch.stack(states, dim=2)

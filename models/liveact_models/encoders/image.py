@@ -47,16 +47,24 @@ class ImageEncoder(nn.Module):
     std: torch.Tensor
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """Hidden states [tokens, dim] of image [3, H, W] in [-1, 1], the class token first.
+        """Hidden states [tokens, dim] of image [3, H, W] in [-1, 1], the class token first."""
+        return self.encode_pixels(self.pixels(image[None]))[0]
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised pixels [batch, 3, image_size, image_size] of images [batch, 3, H, W] in [-1, 1].
 
         Resized to `image_size` squared (bicubic, no antialiasing, aspect not kept) as the model was trained.
         """
         size = (self.config.image_size, self.config.image_size)
-        resized = functional.interpolate(image[None].float(), size=size, mode="bicubic", align_corners=False)[0]
-        return self.encode_pixels(((resized * 0.5 + 0.5 - self.mean) / self.std)[None])[0]
+        resized = functional.interpolate(images.float(), size=size, mode="bicubic", align_corners=False)
+        return (resized * 0.5 + 0.5 - self.mean) / self.std
 
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Hidden states [batch, tokens, dim] of normalised pixels [batch, 3, image_size, image_size]."""
+        return self(pixels)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What `encode_pixels` gives, with gradients."""
         hidden = self.pre_layrnorm(self.embeddings(pixels.to(self.embeddings.patch_embedding.weight)))
         return self.encoder(inputs_embeds=hidden).last_hidden_state

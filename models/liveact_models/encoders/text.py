@@ -10,6 +10,10 @@ from torch import nn
 
 from liveact_models.config import ConfigError, TextEncoderConfig
 
+TOKENIZER_FILE = "tokenizer.json"
+PAD, END = "<pad>", "</s>"
+"""The special tokens of a "bpe" tokenizer, numbers 0 and 1 as in UMT5's."""
+
 
 class TextEncoder(nn.Module):
     """UMT5's encoder and its tokenizer. Parameter names are those of transformers' UMT5EncoderModel."""
@@ -47,18 +51,45 @@ class TextEncoder(nn.Module):
     def encode_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Hidden states [tokens, dim] of token numbers [tokens], none of them padding."""
         device = self.encoder.embed_tokens.weight.device
-        return self.encoder(input_ids=ids[None].to(device)).last_hidden_state[0]
+        return self(ids[None].to(device))[0]
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states [batch, tokens, dim] of token numbers [batch, tokens]; mask [batch, tokens] is 0 at padding."""
+        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
 def load_tokenizer(config: TextEncoderConfig, folder: Path) -> Any:
-    """The tokenizer `config` names: "umt5" out of `folder`/google/umt5-xxl, "bytes" from no file.
+    """The tokenizer `config` names, out of `folder`: see `tokenizer_files`; "bytes" needs none.
 
     Raises `ConfigError` for another name, `OSError` when the folder lacks the tokenizer's files.
     """
-    from transformers import AutoTokenizer, ByT5Tokenizer
+    from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-    if config.tokenizer == "bytes":
+    files = tokenizer_files(config, folder)
+    if files is None:
         return ByT5Tokenizer()
-    if config.tokenizer == "umt5":
-        return AutoTokenizer.from_pretrained(str(folder / "google" / "umt5-xxl"), local_files_only=True)
-    raise ConfigError(f"tokenizer {config.tokenizer!r}: accepted are 'umt5' and 'bytes'")
+    if not files.exists():
+        raise FileNotFoundError(f"{files} is missing")
+    if config.tokenizer == "bpe":
+        return PreTrainedTokenizerFast(tokenizer_file=str(files), pad_token=PAD, eos_token=END)
+    return AutoTokenizer.from_pretrained(str(files), local_files_only=True)
+
+
+def tokenizer_files(config: TextEncoderConfig, folder: Path) -> Path | None:
+    """What the tokenizer is read from: "umt5" `folder`/google/umt5-xxl, "bpe" `folder`/tokenizer.json, "bytes" no file.
+
+    Raises `ConfigError` for another name.
+    """
+    files = {"umt5": folder / "google" / "umt5-xxl", "bpe": folder / TOKENIZER_FILE, "bytes": None}
+    try:
+        return files[config.tokenizer]
+    except KeyError:
+        raise ConfigError(f"tokenizer {config.tokenizer!r}: accepted are {', '.join(map(repr, files))}") from None
+
+
+def tokenizer_json(tokenizer: Any) -> str:
+    """The whole of a "bpe" tokenizer, what `TOKENIZER_FILE` holds. Raises `ValueError` for one of another kind."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"a {type(tokenizer).__name__} is no 'bpe' tokenizer: the configuration must name its kind")
+    return backend.to_str(pretty=True)

@@ -178,10 +178,10 @@ def _server(client: redis.Redis) -> str:
 
 def weights(config: ServiceConfig) -> Check:
     """Whether the configured checkpoint opens."""
-    from liveact_models.checkpoint import CheckpointError, open_checkpoint
+    from liveact_models.checkpoint import CheckpointError
 
     try:
-        checkpoint = open_checkpoint(config.checkpoint, config.preset, audio_encoder=config.audio_encoder_dir)
+        checkpoint = config.open_checkpoint()
     except CheckpointError as error:
         return Check("model", "checkpoint", Found.FAILED, str(error), f"{WEIGHTS}, or name a folder with --checkpoint")
     if not checkpoint.trained:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML configuration.")]
 Preset = Annotated[str | None, typer.Option(help="Size of the model: tiny or soulx-liveact-18b.")]
-Checkpoint = Annotated[str | None, typer.Option(help="A checkpoint folder, or `untrained`.")]
+Checkpoint = Annotated[str | None, typer.Option(help="A checkpoint folder, `shipped` or `untrained`.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any field of the configuration, as denoiser.replicas=2."),

@@ -17,13 +17,13 @@ from liveact_services.vae_decoder.encoding import frame_encoder
 if TYPE_CHECKING:
     import torch
 
-    from liveact_models.vae import StreamingVae
+    from liveact_models.vae import Vae
 
 
 class Decoding:
     """Turns a session's blocks into video, in order. Called from one thread."""
 
-    def __init__(self, vae: StreamingVae, spec: SessionSpec, device: torch.device) -> None:
+    def __init__(self, vae: Vae, spec: SessionSpec, device: torch.device) -> None:
         self._vae, self._device = vae, device
         self._cache = vae.new_cache()
         self._encoder = frame_encoder(spec.codec, spec.width, spec.height, spec.fps)

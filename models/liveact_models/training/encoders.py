@@ -1,0 +1,181 @@
+"""The stage `encoders`: the sound encoder, and the text and picture encoders with their tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from liveact_models.config import preset
+from liveact_models.encoders import AudioEncoder, ImageEncoder, TextEncoder
+from liveact_models.encoders.text import TOKENIZER_FILE, tokenizer_json
+from liveact_models.training.audio_encoder import AudioHeads, AudioLosses, audio_loss, initialize
+from liveact_models.training.loop import Recipe, RunFolder, Stage, Workers, compiled, optimizers_for
+from liveact_models.training.recipe import RecipeError
+from liveact_models.training.speech_bank import PASSAGE_SECONDS, SpeechBank, Windows
+from liveact_models.training.towers import Portraits, Towers, corpus, train_tokenizer
+
+_log = logging.getLogger(__name__)
+
+ADAMW_SHARE = 0.1
+"""AdamW's learning rate, as a share of the recipe's, which is Muon's."""
+Which = Literal["audio", "towers"]
+_FIRST_CONVOLUTION = "feature_extractor.conv_layers.0"
+
+
+@dataclass(frozen=True)
+class EncodersOptions:
+    """Options of the recipe."""
+
+    which: tuple[Which, ...] = ("audio", "towers")
+    """"audio" the sound encoder, "towers" the text and picture encoders."""
+    speech_seconds: float = 3600.0
+    """Speech that is made once and kept; windows of it never come twice alike."""
+    losses: AudioLosses = field(default_factory=AudioLosses)
+    bfloat16: bool = True
+    portraits: int = 4000
+    captions: int = 20000
+    """That the tokenizer is learned from, with as many descriptions of people."""
+    towers_batch: int = 48
+    """A step's prompts and portraits; over all workers."""
+
+
+class EncodersStage(Stage):
+    """Trains what `options.which` names; `recipe.batch` counts windows of sound."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
+        super().__init__(recipe, run, device)
+        self.options = recipe.read_options(EncodersOptions)
+        if not self.options.which:
+            raise RecipeError("recipe of encoders: options.which is empty; accepted are audio and towers")
+        self.config = preset(recipe.model)
+        self.audio = _AudioLesson(self) if "audio" in self.options.which else None
+        self.towers = self._make_towers() if "towers" in self.options.which else None
+
+    def train_step(self, step: int, workers: Workers) -> dict[str, float]:
+        loss = torch.zeros((), device=self.device)
+        measures: dict[str, torch.Tensor] = {}
+        if self.audio:
+            part, measured = self.audio.loss(step, workers)
+            loss, measures = loss + part, measures | {"audio": part.detach()} | measured
+        if self.towers:
+            part, measured = self.towers.loss(step, workers.samples(self.options.towers_batch), self.device)
+            loss, measures = loss + part, measures | {"towers": part.detach()} | measured
+        loss.backward()
+        norm = self.optimize(workers)
+        return {
+            "loss": float(loss.detach()),
+            "gradient": norm,
+            **{name: float(value) for name, value in measures.items()},
+        }
+
+    def finish(self) -> None:
+        for name in ("audio_encoder", "text_encoder", "image_encoder"):
+            if name in self.modules:
+                self.save_product(name)
+        if self.towers:
+            (self.run.products / TOKENIZER_FILE).write_text(tokenizer_json(self.towers.text.tokenizer))
+
+    def close(self) -> None:
+        if self.audio:
+            self.audio.close()
+
+    def _make_towers(self) -> Towers:
+        options, seed = self.options, self.recipe.seed
+        text, image = self.config.text_encoder, self.config.image_encoder
+        tokenizer = train_tokenizer(corpus(seed, options.captions), text.vocab)
+        _log.info("painting %d portraits", options.portraits)
+        towers = Towers(
+            TextEncoder(text, tokenizer).to(self.device).eval(),
+            ImageEncoder(image).to(self.device).eval(),
+            Portraits.painted(seed, options.portraits),
+            seed,
+        )
+        self.modules |= {
+            "text_encoder": towers.text,
+            "image_encoder": towers.image,
+            "tower_heads": towers.heads.to(self.device),
+        }
+        for name in ("text_encoder", "image_encoder", "tower_heads"):
+            self.optimizers |= optimizers_for(
+                self.modules[name], self.recipe.lr, self.recipe.weight_decay, adamw=_TOWERS_ADAMW, prefix=f"{name}_"
+            )
+        return towers
+
+
+_TOWERS_ADAMW = (
+    "encoder.embed_tokens",
+    "embeddings.patch_embedding",
+    "emotion",
+    "action",
+    "text",
+    "image",
+    "pairs",
+    "thumbnail",
+)
+
+
+class _AudioLesson:
+    """The sound encoder with its heads and its speech; the next step's windows are cut while a step computes."""
+
+    def __init__(self, stage: EncodersStage) -> None:
+        self.recipe, self.options = stage.recipe, stage.options
+        config = stage.config
+        if config.trained_fps != config.fps:
+            raise RecipeError(
+                f"model {config.name}: its sound is stretched; this stage trains models with trained_fps == fps"
+            )
+        if len(self.options.losses.layers) != config.audio_encoder.num_hidden_layers:
+            raise RecipeError(
+                f"recipe of encoders: options.losses.layers has {len(self.options.losses.layers)} weights, "
+                f"model {config.name} {config.audio_encoder.num_hidden_layers} layers"
+            )
+        # In eval mode throughout: this small model needs no dropout.
+        self.encoder = AudioEncoder(config.audio_encoder).to(stage.device).eval()
+        # Plain attention: the backward pass of the fused one is slow on CPUs for so few frames.
+        self.encoder.encoder.config._attn_implementation = "eager"
+        initialize(self.encoder)
+        self.heads = AudioHeads(config.audio_encoder).to(stage.device)
+        self.device = stage.device
+        stage.modules |= {"audio_encoder": self.encoder, "audio_heads": self.heads}
+        stage.optimizers |= optimizers_for(
+            self.encoder,
+            self.recipe.lr,
+            self.recipe.weight_decay,
+            adamw=[_FIRST_CONVOLUTION],
+            adamw_lr=ADAMW_SHARE * self.recipe.lr,
+            prefix="audio_encoder_",
+        )
+        stage.optimizers |= optimizers_for(
+            self.heads, self.recipe.lr, adamw=["heads"], adamw_lr=ADAMW_SHARE * self.recipe.lr, prefix="audio_heads_"
+        )
+        self.loss_of = compiled(audio_loss, self.recipe.compile)
+        self.bank = SpeechBank(
+            stage.run.world / "speech", max(1, round(self.options.speech_seconds / PASSAGE_SECONDS)), config.fps
+        )
+        self._cutter = ThreadPoolExecutor(1)
+        self._ahead: dict[int, Future[Windows]] = {}
+
+    def loss(self, step: int, workers: Workers) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if not self.bank.loaded:
+            self._make_speech(workers)
+        for number in (step, step + 1):
+            if number not in self._ahead:
+                keys = [(self.recipe.seed, number, sample) for sample in workers.samples(self.recipe.batch)]
+                self._ahead[number] = self._cutter.submit(self.bank.windows, keys)
+        windows = self._ahead.pop(step).result().to(self.device)
+        dtype = torch.bfloat16 if self.options.bfloat16 else torch.float32
+        return self.loss_of(self.encoder, self.heads, windows, self.options.losses, dtype)
+
+    def close(self) -> None:
+        self._cutter.shutdown(cancel_futures=True)
+
+    def _make_speech(self, workers: Workers) -> None:
+        for done, wanted in self.bank.build(workers.rank, workers.size):
+            if done % 20 == 0 or done == wanted:
+                _log.info("speech: %d of %d passages of %.0f s", done, wanted, PASSAGE_SECONDS)
+        workers.barrier()
+        self.bank.load()

@@ -1,0 +1,162 @@
+"""The stage `latents`: clips of the synthetic world through the trained autoencoder and encoders, into a bank.
+
+A step makes one shard. Everything is encoded by the code that serves: the voice block by block as inference hears it,
+the portrait with its zero frames, each block's prompt.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from liveact_models.checkpoint import Checkpoint
+from liveact_models.timeline import FRAMES_PER_LATENT, block_frames
+from liveact_models.training.clip_bank import SHARD, ClipBank
+from liveact_models.training.clip_transformer import clip_latents
+from liveact_models.training.loop import Stage
+from liveact_models.training.products import open_products
+from liveact_models.training.recipe import Recipe
+from liveact_models.training.run_folder import RunFolder
+from liveact_models.training.workers import Workers
+from liveact_models.voice import VoiceBuffer, block_features
+from liveact_models.world.clip import FPS, RATE, Clip, make_clip
+
+TOKEN = 16
+"""Pixels of a token's side."""
+
+
+@dataclass(frozen=True)
+class LatentsOptions:
+    """Options of the recipe."""
+
+    blocks: int = 3
+    """Of a clip; from three on a clip has a memory."""
+    size: int = 128
+    """Side of the pictures in pixels."""
+    processes: int = 2
+    """They draw and speak while the stage encodes."""
+
+
+class LatentsStage(Stage):
+    """Encodes `steps` shards of `batch` clips."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
+        super().__init__(recipe, run, device)
+        self.options = recipe.read_options(LatentsOptions)
+        self.frames = block_frames(self.options.blocks - 1).stop
+        self.encoder = ClipEncoder(open_products(run, recipe), self.options.blocks)
+        self.folder = run.latents
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.pool = ProcessPoolExecutor(self.options.processes, mp_context=get_context("spawn"))
+        self.ahead: dict[int, list[Future[tuple[Clip, NDArray[np.uint8]]]]] = {}
+
+    def train_step(self, step: int, workers: Workers) -> dict[str, float]:
+        shard = step * workers.size + workers.rank
+        path = self.folder / SHARD.format(shard)
+        if path.exists():
+            return {"loss": 0.0, "clips": float(self.recipe.batch)}
+        if step + 1 < self.recipe.steps:
+            self._order((step + 1) * workers.size + workers.rank)
+        self._order(shard)
+        clips = [self.encoder.encode(*future.result()) for future in self.ahead.pop(shard)]
+        bank = ClipBank(**{name: torch.stack([clip[name] for clip in clips]) for name in clips[0]})
+        bank.save(path)
+        return {"loss": 0.0, "clips": float(len(bank)), "latent_std": bank.latents.float().std().item()}
+
+    def finish(self) -> None:
+        """The shards are written already."""
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def _order(self, shard: int) -> None:
+        if shard in self.ahead or (self.folder / SHARD.format(shard)).exists():
+            return
+        first = shard * self.recipe.batch
+        self.ahead[shard] = [
+            self.pool.submit(_perform, self.recipe.seed * 1_000_000 + first + index, self.frames, self.options.size)
+            for index in range(self.recipe.batch)
+        ]
+
+
+class ClipEncoder:
+    """Turns a clip into what the transformer is given for it."""
+
+    def __init__(self, checkpoint: Checkpoint, blocks: int) -> None:
+        self.config = checkpoint.config
+        self.blocks = blocks
+        self.vae = checkpoint.load_vae("encode")
+        self.audio = checkpoint.load_audio_encoder()
+        self.text = checkpoint.load_text_encoder()
+        self.image = checkpoint.load_image_encoder()
+
+    @torch.inference_mode()
+    def encode(self, clip: Clip, frames: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """The fields of `ClipBank` for one clip and its pictures [T, H, W, 3]."""
+        portrait = to_video(clip.portrait()[None])[:, 0]
+        fields = {
+            "latents": self.vae.encode(to_video(frames)),
+            "reference": self.vae.encode_reference(portrait),
+            "features": torch.cat([self.hear(clip, block) for block in range(self.blocks)]),
+            "text": torch.stack([self.read(clip, block) for block in range(self.blocks)]),
+            "clip": self.image.encode(portrait),
+            "mouth": torch.from_numpy(clip.mouth),
+            "regions": regions(clip),
+        }
+        return {name: value.half() for name, value in fields.items()}
+
+    def hear(self, clip: Clip, block: int) -> Tensor:
+        """Features [frames + 4, layers, dim] of the block, as a live session hears it."""
+        voice = VoiceBuffer(RATE, FPS)
+        voice.append(clip.samples)
+        return block_features(self.audio, voice.window(block), block, self.config.trained_fps)
+
+    def read(self, clip: Clip, block: int) -> Tensor:
+        """The prompt of the block [text_len, text_dim], padded with zeros."""
+        sizes = self.config.transformer
+        start = block_frames(block).start
+        prompt = [cue.prompt for cue in clip.cues if cue.frame <= start][-1]
+        words = self.text.encode(prompt, sizes.text_len)
+        return torch.nn.functional.pad(words, (0, 0, 0, sizes.text_len - len(words)))
+
+
+def regions(clip: Clip) -> Tensor:
+    """How much of each token face and mouth cover in every latent frame [F, 2, size / 16, size / 16]."""
+    from liveact_models.world.draw import face_box, mouth_box
+
+    side = clip.size // TOKEN
+    covered = torch.stack(
+        [
+            torch.stack([_coverage(box(clip.identity, clip.motion.state(frame)), side) for box in (face_box, mouth_box)])
+            for frame in range(clip.length)
+        ]
+    )
+    later = covered[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).amax(dim=1)
+    return torch.cat((covered[:1], later))[: clip_latents(1 + (clip.length - 21) // 32)]
+
+
+def _coverage(box: tuple[float, float, float, float], side: int) -> Tensor:
+    """Share of every cell of a side x side grid that the box, in fractions of the picture, covers."""
+    edges = torch.arange(side + 1) / side
+
+    def along(low: float, high: float) -> Tensor:
+        return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * side
+
+    return along(box[1], box[3])[:, None] * along(box[0], box[2])[None]
+
+
+def to_video(frames: NDArray[np.uint8]) -> Tensor:
+    """Pictures [T, H, W, 3] -> video [3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def _perform(seed: int, frames: int, size: int) -> tuple[Clip, NDArray[np.uint8]]:
+    torch.set_num_threads(1)
+    clip = make_clip(seed, frames, "train", size)
+    return clip, clip.frames()
