@@ -37,6 +37,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         port=0,
         http_port=0,
         data_dir=tmp_path_factory.mktemp("service"),
+        checkpoint="untrained",
         denoiser={"replicas": 2},
         vae_decoder={"replicas": 2},
         sessions={

@@ -84,7 +84,7 @@ def own(tmp_path_factory) -> Path:
     untrained = open_checkpoint("untrained", TINY)
     modules = {name: getattr(untrained, f"load_{name}")() for name in MODULES}
     folder = tmp_path_factory.mktemp("own") / "checkpoint"
-    save_checkpoint(folder, modules, TINY)
+    save_checkpoint(folder, modules, untrained.config)
     return folder
 
 
@@ -95,7 +95,7 @@ def own_copy(own, tmp_path) -> Path:
 
 def test_a_saved_checkpoint_comes_back(own):
     checkpoint, untrained = open_checkpoint(own), open_checkpoint("untrained", TINY)
-    assert checkpoint.config == TINY
+    assert checkpoint.config == untrained.config
     assert checkpoint.trained
     assert not untrained.trained
     assert str(own) in checkpoint.describe()

@@ -22,7 +22,10 @@ from liveact_services.cli.main import app
 from liveact_services.config import load_config
 from liveact_services.errors import REASONS, Kind, Reason
 
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/errors.md", "docs/benchmarks.md")
+DOCUMENTS = (
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/errors.md", "docs/benchmarks.md",
+    "docs/training.md",
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 

@@ -36,7 +36,7 @@ def image():
 
 @pytest.mark.parametrize("frames", [1, 25, 57])
 def test_sound_has_one_row_a_frame_and_one_column_a_layer(audio, frames):
-    features = audio.encode(torch.randn(max(frames * 640, 400)), frames)
+    features = audio.encode(torch.randn(frames * 800), frames)
     assert features.shape == (frames, TINY.audio_encoder.num_hidden_layers, TINY.audio_encoder.hidden_size)
     assert features.isfinite().all()
 
@@ -50,9 +50,11 @@ def test_sound_shows_in_its_own_frames(audio):
     assert moved[30:34].mean() > 2 * moved[:20].mean()
 
 
-@pytest.mark.parametrize(("samples", "frames"), [(399, 1), (640, 0)])
+@pytest.mark.parametrize(("samples", "frames"), [(799, 1), (800, 0)])
 def test_too_little_sound_is_refused(audio, samples, frames):
-    with pytest.raises(ValueError, match="400 samples"):
+    assert TINY.audio_encoder.receptive_field == 800
+    assert PRESETS["soulx-liveact-18b"].audio_encoder.receptive_field == 400
+    with pytest.raises(ValueError, match="800 samples"):
         audio.encode(torch.zeros(samples), frames)
 
 
@@ -78,7 +80,7 @@ def test_whitespace_counts_once_and_long_prompts_are_cut(text):
 def test_a_tokenizer_without_files_is_named(tmp_path):
     with pytest.raises(OSError, match="umt5-xxl"):
         load_tokenizer(dataclasses.replace(TINY.text_encoder, tokenizer="umt5"), tmp_path)
-    with pytest.raises(ConfigError, match="'umt5' and 'bytes'"):
+    with pytest.raises(ConfigError, match="'umt5', 'bpe', 'bytes'"):
         load_tokenizer(dataclasses.replace(TINY.text_encoder, tokenizer="words"), tmp_path)
 
 
@@ -94,6 +96,6 @@ def test_pixels_are_normalised_as_clip_was_trained(image, monkeypatch):
     seen = {}
     monkeypatch.setattr(image, "encode_pixels", lambda pixels: seen.setdefault("pixels", pixels))
     image.encode(torch.full((3, 20, 30), 0.5))
-    assert seen["pixels"].shape == (1, 3, 224, 224)
+    assert seen["pixels"].shape == (1, 3, 112, 112)
     expected = [(0.75 - mean) / std for mean, std in zip(MEAN, STD, strict=True)]
     assert torch.allclose(seen["pixels"][0].mean(dim=(1, 2)), torch.tensor(expected), atol=1e-5)

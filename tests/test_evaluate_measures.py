@@ -13,7 +13,8 @@ from liveact_models.evaluate.drift import Drift, plot_drifts
 from liveact_models.evaluate.frechet import Gaussian, RandomFeatures, frechet_distance, random_features
 from liveact_models.evaluate.judge import Sight
 from liveact_models.evaluate.lips import agreement, agreements
-from liveact_models.evaluate.phonemes import hear, phoneme_report
+from liveact_models.evaluate.liveliness import blinks, head_motion
+from liveact_models.evaluate.phonemes import best_shift, hear, phoneme_report, shifted
 from liveact_models.evaluate.sharpness import gradient_energy, sharpness
 from liveact_models.evaluate.sheet import write_sheet
 from liveact_models.evaluate.suites.result import SuiteResult
@@ -60,7 +61,7 @@ def test_a_late_mouth_has_its_lateness_as_lag(late):
     found = agreement([true[10:-10]], [true[10 - late : len(true) - 10 - late]])
     assert found.lag == late
     assert found.r_at_lag == pytest.approx(1)
-    assert found.r < 0.9
+    assert found.r < 0.95
 
 
 def test_videos_are_pooled_and_no_lag_looks_across_their_ends():
@@ -92,6 +93,20 @@ def test_channels_are_told_apart():
     seen[:, 1] = track(seed=9)
     found = agreements([truth], [seen])
     assert [name for name, one in found.items() if one.r > 0.99] == ["open", "round", "teeth"]
+
+
+# Liveliness
+
+
+def test_every_shutting_of_the_lids_is_one_blink():
+    assert blinks(np.array([0.9, 0.9, 0.1, 0.4, 0.6, 0.2])) == 2
+    assert blinks(np.zeros(5)) == 0
+
+
+def test_a_head_s_motion_is_about_its_own_mean_pose():
+    swing = np.stack([np.tile([-1.0, 1.0], 10)] * 3, axis=1)
+    assert head_motion([swing, swing + 5]) == pytest.approx(1)
+    assert head_motion([swing, 0 * swing + 3]) == pytest.approx(math.sqrt(0.5))
 
 
 # Sharpness
@@ -159,7 +174,12 @@ def test_worse_pictures_lie_further_off():
     truth = Gaussian.of(random_features(pictures(seed=0)))
     same, soft, softer, other = (
         frechet_distance(truth, Gaussian.of(random_features(frames)))
-        for frames in (pictures(seed=1), blurred(pictures(seed=1), 1), blurred(pictures(seed=1), 3), pictures(seed=1) // 2)
+        for frames in (
+            pictures(seed=1),
+            blurred(pictures(seed=1), 1),
+            blurred(pictures(seed=1), 3),
+            pictures(seed=1) // 2,
+        )
     )
     assert same < soft < softer
     assert same < other
@@ -205,7 +225,7 @@ def test_a_steady_change_shows_in_every_measure_and_in_the_ratios():
 
 
 def test_windows_longer_than_the_video_are_refused():
-    with pytest.raises(ValueError, match="still: 40.0 s of video hold no window of 60 s"):
+    with pytest.raises(ValueError, match=r"still: 40\.0 s of video hold no window of 60 s"):
         drifting("still", 0).windows(60)
 
 
@@ -219,26 +239,26 @@ def test_drifts_are_plotted(tmp_path):
 
 @pytest.fixture(scope="module")
 def spoken():
+    """What hama hears in six seconds of a voice, and the true mouth [120, 4]."""
+    from liveact_models.world.mouth import mouth_track
     from liveact_models.world.voices import speech
 
-    return speech(5, 8.0, "test", "hibari-heart", augment=False)
+    said = speech(5, 6.0, "test", "espeak-en-us-f3", augment=False)
+    return hear(said.samples), mouth_track(said.phones, 120, 20)
 
 
-def test_hama_hears_the_phonemes_that_were_spoken(spoken):
-    from liveact_models.world.mouth import mouth_track
-
-    truth = mouth_track(spoken.phones, 160, 20)
-    heard = mouth_track(hear(spoken.samples), 160, 20)
-    assert agreement([truth[:, 0]], [heard[:, 0]]).r > 0.7
+def test_hama_hears_the_phonemes_that_were_spoken_a_little_late(spoken):
+    heard, truth = spoken
+    seconds = best_shift([heard], [truth])
+    assert -0.1 <= seconds <= 0
+    assert phoneme_report([shifted(heard, seconds)], [truth]).agreement["open"].r > 0.7
 
 
 def test_a_fitting_mouth_closes_at_closed_phonemes_and_another_one_does_not(spoken):
-    from liveact_models.world.mouth import mouth_track
-
-    truth = mouth_track(spoken.phones, 160, 20)
-    fitting, foreign = (phoneme_report([spoken.samples], [mouth]) for mouth in (truth, truth[::-1]))
-    assert fitting.closes > 0.25
-    assert fitting.rounds > 0.25
+    heard, truth = shifted(spoken[0], best_shift([spoken[0]], [spoken[1]])), spoken[1]
+    fitting, foreign = (phoneme_report([heard], [mouth]) for mouth in (truth, truth[::-1]))
+    assert fitting.closes > 0.3
+    assert fitting.rounds > 0.3
     assert foreign.closes < fitting.closes / 2
     assert fitting.by_class["closed"]["count"] > 3
 

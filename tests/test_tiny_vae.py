@@ -113,7 +113,7 @@ def test_a_tiny_decoder_stands_in_for_the_full_one(vae, tmp_path):
     full = open_checkpoint("untrained", FULL)
     assert torch.equal(checkpoint.load_vae("encode").encode_reference(image), full.load_vae().encode_reference(image))
     assert ModelConfig.from_dict(checkpoint.config.to_dict()) == checkpoint.config
-    assert load_config(tiny_vae_dir=str(tmp_path)).open_checkpoint().config.vae_decoder == SMALL
+    assert load_config(checkpoint="untrained", tiny_vae_dir=str(tmp_path)).open_checkpoint().config.vae_decoder == SMALL
 
     performance = Pipeline(checkpoint).start(image[:, :, :32].numpy())
     small_frames = performance.next_block().frames

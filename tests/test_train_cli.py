@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
 import yaml
 from typer.testing import CliRunner, Result
 
 from liveact_models.training import MissingExtra, recipe, stages
 from liveact_models.training.recipe import Recipe
 from liveact_models.training.run_folder import RunFolder, Status
-from liveact_services.cli import main, train
+from liveact_services.cli.main import app
 from liveact_services.training import LocalTrainer, RayTrainer, TrainingUnavailable, cpu_threads
 
 TESTS = Path(__file__).parent
+Start = Callable[..., subprocess.Popen[str]]
 SHARPEN = {
     "preset": "test", "stage": "training_stages:Sharpen", "steps": 6, "batch": 4, "lr": 2e-3, "ema": 0.9,
     "log_every": 1, "checkpoint_minutes": 1e-6, "options": {"dropout": 0.0, "muon": False},
@@ -57,16 +58,25 @@ def three_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     stages.STAGES.update(kept)
 
 
-def app() -> typer.Typer:
-    """`liveact` with `train` alone."""
-    liveact = typer.Typer(cls=main._Commands)
-    liveact.callback()(main._options)
-    liveact.add_typer(train.app, name="train")
-    return liveact
-
-
 def run(*words: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app(), ["train", *map(str, words)])
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["train", *map(str, words)])
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """`liveact train ... --local` as a process, which does not outlive the test."""
+    code = "import sys; from liveact_services.cli.main import app; app(sys.argv[1:])"
+    started = []
+
+    def start_one(*words: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, "train", *map(str, words), "--local", "--threads", "1"]
+        started.append(subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:
@@ -121,39 +131,56 @@ def test_fresh_starts_a_stage_over(tmp_path: Path) -> None:
     assert (tmp_path / "run/world/0.txt").exists()
 
 
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, start: Start) -> None:
     path = write_recipe(tmp_path, steps=100_000, checkpoint_minutes=60)
-    code = "import sys; from test_train_cli import app; app()(sys.argv[1:])"
-    words = ("train", "stage1", "--local", "--threads", "1", "--recipe", str(path), "--run")
     runs = {number: RunFolder(tmp_path / number.name) for number in (signal.SIGINT, signal.SIGTERM)}
-    processes = {
-        number: subprocess.Popen(
-            [sys.executable, "-c", code, *words, str(folder.path)], stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
-        )
-        for number, folder in runs.items()
-    }  # fmt: skip
-    try:
-        for number, process in processes.items():
-            _wait_for_step(runs[number], process)
-            process.send_signal(number)
-            stderr = process.communicate(timeout=60)[1]
-            assert process.returncode == 130, stderr
-            now = runs[number].status("Sharpen")
-            assert (now.state, now.checkpoint_step) == ("interrupted", now.step)
-            go_on = f"go on with: liveact train stage1 --recipe {path} --run {runs[number].path}"
-            assert stderr.splitlines()[-1] == f"stopped after step {now.step} of Sharpen; {go_on}"
-    finally:
-        for process in processes.values():
-            process.kill()
+    processes = {number: start("stage1", "--recipe", path, "--run", folder.path) for number, folder in runs.items()}
+    for number, process in processes.items():
+        _wait_for_step(runs[number], process)
+        process.send_signal(number)
+        stderr = process.communicate(timeout=90)[1]
+        assert process.returncode == 130, stderr
+        now = runs[number].status("Sharpen")
+        assert (now.state, now.checkpoint_step) == ("interrupted", now.step)
+        go_on = f"go on with: liveact train stage1 --recipe {path} --run {runs[number].path}"
+        assert stderr.splitlines()[-1] == f"stopped after step {now.step} of Sharpen; {go_on}"
 
 
 def _wait_for_step(folder: RunFolder, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while (now := folder.status("Sharpen")) is None or now.step < 3:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_stage_of_the_smoke_run_ends_as_the_unbroken_one(tmp_path: Path, start: Start) -> None:
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    often = recipe.shipped_recipe("smoke", "autoencoder").model_copy(update={"checkpoint_minutes": 0.1})
+    file = tmp_path / "often.yaml"
+    file.write_text(yaml.safe_dump(often.model_dump(mode="json")))
+    for words in (("world", "--preset", "smoke"), ("autoencoder", "--recipe", file)):
+        process = start(*words, "--run", whole.path)
+        stderr = process.communicate()[1]
+        assert process.returncode == 0, stderr
+    shutil.copytree(whole.world, broken.world)
+    process = start("autoencoder", "--recipe", file, "--run", broken.path)
+    while (now := broken.status("autoencoder")) is None or now.checkpoint_step is None:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert broken.status("autoencoder").state == "running", "it was killed too late to be a test"
+    process = start("autoencoder", "--recipe", file, "--run", broken.path)
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
+    ends = [folder.status("autoencoder") for folder in (whole, broken)]
+    assert [end.state for end in ends] == ["finished", "finished"]
+    assert ends[0].metrics == ends[1].metrics
+    first, second = (folder.load_product("vae") for folder in (whole, broken))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 # ---- status ------------------------------------------------------------------------------------------------------------------
@@ -254,6 +281,7 @@ def test_cores_are_shared_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_ray_trains_as_one_worker_does_stops_on_request_and_outlives_a_worker(tmp_path: Path) -> None:
     one_recipe = Recipe.model_validate({**SHARPEN, "steps": 40})
     dying = Recipe.model_validate({**SHARPEN, "steps": 40, "options": {**SHARPEN["options"], "die_at": 20}})

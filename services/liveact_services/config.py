@@ -74,7 +74,7 @@ class ServiceConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     preset: str = "tiny"
-    checkpoint: str = "shipped"
+    checkpoint: str = "untrained"
     """A checkpoint folder; "shipped": the weights that come with this package (`tiny` has some); or "untrained": weights
     drawn from a fixed seed."""
     audio_encoder_dir: Path | None = None

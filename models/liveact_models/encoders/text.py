@@ -61,8 +61,10 @@ class TextEncoder(nn.Module):
 def load_tokenizer(config: TextEncoderConfig, folder: Path) -> Any:
     """The tokenizer `config` names, out of `folder`: see `tokenizer_files`; "bytes" needs none.
 
-    Raises `ConfigError` for another name, `OSError` when the folder lacks the tokenizer's files.
+    Raises `ConfigError` for another name, `OSError` when the folder lacks the tokenizer's files, `ValueError` when
+    they hold none.
     """
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
     files = tokenizer_files(config, folder)
@@ -71,7 +73,11 @@ def load_tokenizer(config: TextEncoderConfig, folder: Path) -> Any:
     if not files.exists():
         raise FileNotFoundError(f"{files} is missing")
     if config.tokenizer == "bpe":
-        return PreTrainedTokenizerFast(tokenizer_file=str(files), pad_token=PAD, eos_token=END)
+        try:
+            tokenizer = Tokenizer.from_file(str(files))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{files}: {error}") from None
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     return AutoTokenizer.from_pretrained(str(files), local_files_only=True)
 
 

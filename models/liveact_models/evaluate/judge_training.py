@@ -43,9 +43,9 @@ Report = Callable[[str, int, int], None]
 class JudgeRecipe:
     """Sizes of the training; the defaults made the shipped file."""
 
-    people: int = 3000
+    people: int = 1500
     frames_each: int = 8
-    batch_people: int = 64
+    batch_people: int = 48
     """Two frames of each make a batch, so that identity can be told from everything else."""
     steps: int = 1200
     action_tracks: int = 4000

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from liveact_models.evaluate.lips import Agreement, agreements
+from liveact_models.evaluate.lips import Agreement, agreement, agreements
 from liveact_models.training import MissingExtra
 from liveact_models.world.clip import FPS, RATE
 from liveact_models.world.mouth import MOUTH, Phone, mouth_track
@@ -23,6 +23,8 @@ from liveact_models.world.voices.ipa import symbols
 
 LONGEST = 0.15
 """Seconds a phoneme is taken to last at most: a span ends where the next phoneme begins, be it after a pause."""
+SHIFT_STEP = 0.01
+SHIFT_STEPS = range(-12, 13)
 CLASSES: dict[str, frozenset[str]] = {
     "closed": frozenset("pbm"),
     "teeth": frozenset("fvsz"),
@@ -88,19 +90,35 @@ def _known(phoneme: str) -> tuple[str, ...]:
         return ()
 
 
-def phoneme_report(
-    voices: Sequence[NDArray[np.float32]], mouths: Sequence[NDArray[np.float32]], lag: float = 0.0
-) -> PhonemeReport:
-    """Compare mouths [T_i, 4] seen at 20 fps with the voices [n_i] at 16 kHz they belong to.
+def shifted(phones: Sequence[Phone], seconds: float) -> tuple[Phone, ...]:
+    """The same phonemes so much later."""
+    return tuple(Phone(phone.symbol, phone.start + seconds, phone.end + seconds) for phone in phones)
 
-    `lag`: seconds by which hama's times are early, as measured on the truth. Raises `ValueError` for lists of unequal length.
+
+def best_shift(heard: Sequence[Sequence[Phone]], mouths: Sequence[NDArray[np.float32]]) -> float:
+    """By how many seconds what was heard has to be shifted to fit the opening of mouths [T_i, 4] best.
+
+    A network that writes a phoneme down when it is sure of it writes all of them late. Measured on the truth, once.
     """
-    if len(voices) != len(mouths):
-        raise ValueError(f"{len(voices)} voices and {len(mouths)} mouths: accepted is one of each for every video")
-    expected, sums = [], {name: np.zeros(len(MOUTH) + 1) for name in CLASSES}
-    for samples, mouth in zip(voices, mouths, strict=True):
-        phones = tuple(Phone(phone.symbol, phone.start + lag, phone.end + lag) for phone in hear(samples))
-        expected.append(mouth_track(phones, len(mouth), FPS))
+
+    def fit(seconds: float) -> float:
+        tracks = [
+            mouth_track(shifted(phones, seconds), len(mouth), FPS) for phones, mouth in zip(heard, mouths, strict=True)
+        ]
+        return agreement([track[:, 0] for track in tracks], [mouth[:, 0] for mouth in mouths]).r
+
+    return max((round(step * SHIFT_STEP, 3) for step in SHIFT_STEPS), key=fit)
+
+
+def phoneme_report(heard: Sequence[Sequence[Phone]], mouths: Sequence[NDArray[np.float32]]) -> PhonemeReport:
+    """Compare mouths [T_i, 4] seen at 20 fps with what was heard while they moved.
+
+    Raises `ValueError` for lists of unequal length.
+    """
+    if len(heard) != len(mouths):
+        raise ValueError(f"{len(heard)} voices and {len(mouths)} mouths: accepted is one of each for every video")
+    sums = {name: np.zeros(len(MOUTH) + 1) for name in CLASSES}
+    for phones, mouth in zip(heard, mouths, strict=True):
         for phone in phones:
             at = round((phone.start + phone.end) / 2 * FPS - 0.5)
             for name, members in CLASSES.items():
@@ -108,7 +126,7 @@ def phoneme_report(
                     sums[name] += (*mouth[at], 1.0)
     by_class = {}
     for name, total in sums.items():
-        count = total[-1]
-        means = total[:-1] / count if count else np.full(len(MOUTH), np.nan)
-        by_class[name] = dict(zip(MOUTH, map(float, means), strict=True)) | {"count": float(count)}
+        means = total[:-1] / total[-1] if total[-1] else np.full(len(MOUTH), np.nan)
+        by_class[name] = dict(zip(MOUTH, map(float, means), strict=True)) | {"count": float(total[-1])}
+    expected = [mouth_track(phones, len(mouth), FPS) for phones, mouth in zip(heard, mouths, strict=True)]
     return PhonemeReport(agreements(expected, mouths), by_class)

@@ -113,7 +113,7 @@ def sync(
     # The published weights were fitted to 16-bit sound.
     sound = torch.from_numpy(cepstra(samples * 32768).T[None, None].astype(np.float32))
     # The last windows of sound may want more than there is, by the length of one analysis window.
-    sound = functional.pad(sound, (0, max(0, 4 * (length - 1) + 20 - sound.shape[3])), mode="replicate")
+    sound = functional.pad(sound, (0, max(0, 4 * (length - 1) + 20 - sound.shape[3]), 0, 0), mode="replicate")
     seen, heard = [], []
     for start in range(0, length, batch):
         windows = range(start, min(start + batch, length))

@@ -9,35 +9,30 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_models.config import AudioEncoderConfig
-from liveact_models.timeline import AUDIO_REACH
 from liveact_models.training.speech_bank import CUES, Windows
-from liveact_models.voice import VoiceBuffer, block_features
 from liveact_models.voice.prepare import ENCODER_RATE
-from liveact_models.world.mouth import MOUTH, VISEMES, mouth_track
+from liveact_models.world.mouth import MOUTH, VISEMES
 
 if TYPE_CHECKING:
     from liveact_models.encoders import AudioEncoder
-    from liveact_models.world.voices import Utterance
 
-MOUTH_SPREAD = (0.2, 0.13, 0.2, 0.25)
-"""Standard deviation of each mouth value in speech: errors are counted in it."""
+MOUTH_MEAN = (0.25, 0.5, 0.2, 0.3)
+MOUTH_SPREAD = (0.2, 0.15, 0.27, 0.28)
+"""Mean and standard deviation of each mouth value in speech: what the heads give is counted in these."""
 MOUTH_WEIGHTS = (2.0, 1.0, 1.0, 1.0)
-DELTA_SPREAD = 0.12
+DELTA_SCALE = 2.0
 CUE_SPREAD = 0.3
-RIDGE = 1e-3
+RESIDUAL = 0.1
 PHASES = 3
 BAND_HERTZ = (90.0, 7300.0)
 """The middles of the lowest and the highest band."""
 BAND_WIDTH = 0.5
 """Standard deviation of a band around its middle, in steps from one band to the next."""
-
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,8 @@ class AudioHeads(nn.Module):
         self.heads = nn.ModuleList(
             nn.Linear(config.hidden_size, sum(self.sizes)) for _ in range(config.num_hidden_layers)
         )
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
         """States [B, T, layers, dim] -> (mouth, delta, cues, visemes), each [layers, B, T, its size]."""
@@ -70,9 +67,10 @@ class AudioHeads(nn.Module):
 
 def initialize(encoder: AudioEncoder) -> None:
     """Weights to begin with: variance kept from layer to layer, and a first convolution that hears like an ear."""
-    for module in encoder.modules():
+    for name, module in encoder.named_modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            tail = name.endswith(("out_proj", "output_dense"))  # what a layer adds to its input: little at first
+            nn.init.normal_(module.weight, std=(RESIDUAL if tail else 1.0) * module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d) and "weight" in dict(module.named_parameters(recurse=False)):
             nn.init.kaiming_normal_(module.weight)
@@ -113,55 +111,16 @@ def audio_loss(
     layers = torch.tensor(losses.layers, device=mouth.device) / sum(losses.layers)
     weight = windows.weight / windows.weight.sum()  # [B, T]
 
-    spread = windows.mouth.new_tensor(MOUTH_SPREAD)
-    errors = ((mouth - windows.mouth) / spread).square()  # [layers, B, T, 4]
-    change = torch.gradient(windows.mouth, dim=1)[0]
-    moved = ((delta - change) / DELTA_SPREAD).square().mean(dim=-1)
-    cued = ((cues - windows.cues) / CUE_SPREAD).square().mean(dim=-1)
+    shape = (windows.mouth - windows.mouth.new_tensor(MOUTH_MEAN)) / windows.mouth.new_tensor(MOUTH_SPREAD)
+    errors = (mouth - shape).square()  # [layers, B, T, 4]
+    moved = (delta - DELTA_SCALE * torch.gradient(shape, dim=1)[0]).square().mean(dim=-1)
+    cued = (cues - windows.cues / CUE_SPREAD).square().mean(dim=-1)
     classes = F.cross_entropy(
         visemes.flatten(0, 2), windows.visemes.expand(len(visemes), -1, -1).flatten(), reduction="none"
     ).view_as(moved)
-    shape = (errors * errors.new_tensor(MOUTH_WEIGHTS)).sum(dim=-1) / sum(MOUTH_WEIGHTS)
-    total = shape + losses.delta * moved + losses.cues * cued + losses.visemes * classes  # [layers, B, T]
+    mouthed = (errors * errors.new_tensor(MOUTH_WEIGHTS)).sum(dim=-1) / sum(MOUTH_WEIGHTS)
+    total = mouthed + losses.delta * moved + losses.cues * cued + losses.visemes * classes  # [layers, B, T]
     loss = torch.einsum("lbt,bt,l->", total, weight, layers)
     last = torch.einsum("btc,bt->c", errors[-1].detach(), weight)
     right = (visemes[-1].detach().argmax(-1) == windows.visemes).float()
     return loss, {**dict(zip(MOUTH, last, strict=True)), "visemes": (right * weight).sum()}
-
-
-@torch.no_grad()
-def session_states(encoder: AudioEncoder, utterance: Utterance, fps: int) -> tuple[Tensor, NDArray[np.float32]]:
-    """States [frames, layers, dim] of an utterance as the service hears it, block by block, and its mouth [frames, 4]."""
-    buffer = VoiceBuffer(ENCODER_RATE, fps)
-    buffer.append(utterance.samples)
-    rows: list[Tensor] = []
-    while buffer.ready(block := len(rows)):
-        rows.append(block_features(encoder, buffer.window(block), block, fps)[AUDIO_REACH:-AUDIO_REACH])
-    states = torch.cat(rows).float()
-    return states, mouth_track(utterance.phones, len(states), fps)
-
-
-class Probe:
-    """Ridge regression from one layer's state in a frame to the mouth: what a single linear map can read there."""
-
-    def __init__(self, states: Tensor, mouth: NDArray[np.float32]) -> None:
-        """Fitted on states [frames, layers, dim] and mouth [frames, 4]."""
-        features = _with_one(states)  # [layers, frames, dim + 1]
-        truth = torch.from_numpy(mouth).double().expand(len(features), -1, -1)
-        gram = features.mT @ features / features.shape[1]
-        gram += RIDGE * torch.eye(gram.shape[-1], dtype=gram.dtype)
-        self.weights = torch.linalg.solve(gram, features.mT @ truth / features.shape[1])
-
-    def correlation(self, states: Tensor, mouth: NDArray[np.float32]) -> Tensor:
-        """Pearson's r [layers, 4] between what is read from other states and the truth."""
-        read = _with_one(states) @ self.weights  # [layers, frames, 4]
-        read = read - read.mean(dim=1, keepdim=True)
-        truth = torch.from_numpy(mouth).double()
-        truth = truth - truth.mean(dim=0)
-        norms = read.square().sum(dim=1).sqrt() * truth.square().sum(dim=0).sqrt()
-        return (read * truth).sum(dim=1) / norms.clamp_min(1e-9)
-
-
-def _with_one(states: Tensor) -> Tensor:
-    """[frames, layers, dim] -> float64 [layers, frames, dim + 1]."""
-    return F.pad(states.double().transpose(0, 1), (0, 1), value=1.0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from liveact_models.config import TinyVaeConfig, preset
 from liveact_models.training.compiling import compiled
@@ -16,6 +17,7 @@ from liveact_models.training.draws import generator
 from liveact_models.training.loop import Stage
 from liveact_models.training.optim import optimizers_for
 from liveact_models.training.picture_bank import PictureBank, Shots, to_video
+from liveact_models.training.principal import begin_with, components
 from liveact_models.training.recipe import Recipe, RecipeError
 from liveact_models.training.reconstruction import (
     Losses,
@@ -36,6 +38,8 @@ WATCHED = 4
 """Clips of people never trained on that are shown and measured."""
 UNSEEN = 1 << 31
 """Where their numbers begin."""
+SIGHTS = 40
+"""Steps' crops from which the weights begin."""
 MEASURED = 128
 """Clips that give the latents' mean and deviation."""
 
@@ -60,9 +64,12 @@ class AutoencoderStage(Stage):
         self.options = recipe.read_options(AutoencoderOptions)
         self.bank = PictureBank(run.world).to(device)
         check_crops(self.options.crops, self.bank)
-        self.vae = initialized(tiny_vae_config(recipe)).to(device)
+        self.vae = TinyVae(tiny_vae_config(recipe)).to(device)
+        begin_with(self.vae, components(self._first_sights()))
         self.modules = {"vae": self.vae}
-        self.optimizers = optimizers_for(self.vae, recipe.lr, recipe.weight_decay, adamw=OUTER)
+        self.optimizers = optimizers_for(
+            self.vae, recipe.lr, recipe.weight_decay, adamw=OUTER, adamw_lr=recipe.adamw_lr
+        )
         self._encode = compiled(self.vae.encode_clips, recipe.compile)
         self._decode = compiled(self.vae.decode_clips, recipe.compile)
 
@@ -95,6 +102,13 @@ class AutoencoderStage(Stage):
         with self.averaged():
             return {"reconstruction": comparison(reconstruct(self.vae, shots), shots.video)}
 
+    def _first_sights(self) -> list[Tensor]:
+        """Crops for the beginning's components, whole groups of four frames; of steps that training never reaches."""
+        crops = dataclasses.replace(self.options.crops, whole=0.0)
+        steps = range(self.recipe.steps, self.recipe.steps + SIGHTS)
+        shots = (draw_shots(self.bank, crops, self.recipe, step, Workers()) for step in steps)
+        return [shot.video[:, :, 1:].cpu() for shot in shots]
+
     def _noise(self, latents: Tensor, step: int, workers: Workers) -> Tensor:
         """Of a deviation of its own for each sample: like latents [B, Z, F, h, w]."""
         low, high = self.options.noise
@@ -114,20 +128,6 @@ def tiny_vae_config(recipe: Recipe) -> TinyVaeConfig:
             f"recipe of {recipe.name}: model {recipe.model!r} has a VAE of family {config.family!r}, not 'tiny'"
         )
     return config
-
-
-def initialized(config: TinyVaeConfig) -> TinyVae:
-    """A VAE to begin training with: He's scale before a ReLU, and residual tails of zero, so that blocks begin as nothing."""
-    vae = TinyVae(config)
-    for name, layer in vae.named_modules():
-        if not isinstance(layer, nn.Conv2d):
-            continue
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if name.endswith("entry") else "relu")
-        if name.endswith("tail"):
-            nn.init.zeros_(layer.weight)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-    return vae
 
 
 @torch.no_grad()

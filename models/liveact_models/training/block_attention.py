@@ -42,7 +42,9 @@ def block_causal_attention(
     """
     if memory not in get_args(Memory):
         raise ValueError(f"memory {memory!r}: accepted are {', '.join(get_args(Memory))}")
-    contexts = list(zip(block_contexts(k, sizes, weight, memory), block_contexts(v, sizes, weight, memory), strict=True))
+    contexts = list(
+        zip(block_contexts(k, sizes, weight, memory), block_contexts(v, sizes, weight, memory), strict=True)
+    )
     if form == "mask":
         return _masked(q, k, v, sizes, rope, contexts)
     from liveact_models.training.clip_transformer import attend

@@ -79,7 +79,14 @@ class DecoderStage(Stage):
         self.discriminator = Discriminator(options.channels).to(device)
         self.modules = {"decoder": self.vae.decoder, "discriminator": self.discriminator}
         inner = [name.removeprefix("decoder.") for name in OUTER]
-        made = optimizers_for(self.vae.decoder, recipe.lr, recipe.weight_decay, adamw=inner, prefix="decoder_")
+        made = optimizers_for(
+            self.vae.decoder,
+            recipe.lr,
+            recipe.weight_decay,
+            adamw=inner,
+            adamw_lr=recipe.adamw_lr,
+            prefix="decoder_",
+        )
         judging = torch.optim.AdamW(self.discriminator.parameters(), options.discriminator_lr, (0.5, 0.95), fused=True)
         self.made = tuple(made)
         self.optimizers = {**made, "discriminator": judging}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from liveact_models.config import preset
 from liveact_models.encoders import AudioEncoder, ImageEncoder, TextEncoder
 from liveact_models.encoders.text import TOKENIZER_FILE, tokenizer_json
 from liveact_models.training.audio_encoder import AudioHeads, AudioLosses, audio_loss, initialize
-from liveact_models.training.loop import Recipe, RunFolder, Stage, Workers, compiled, optimizers_for
+from liveact_models.training.loop import Recipe, RunFolder, Stage, Workers, optimizers_for
+from liveact_models.training.probe import examine, papers
 from liveact_models.training.recipe import RecipeError
 from liveact_models.training.speech_bank import PASSAGE_SECONDS, SpeechBank, Windows
 from liveact_models.training.towers import Portraits, Towers, corpus, train_tokenizer
+from liveact_models.world.mouth import MOUTH
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ ADAMW_SHARE = 0.1
 """AdamW's learning rate, as a share of the recipe's, which is Muon's."""
 Which = Literal["audio", "towers"]
 _FIRST_CONVOLUTION = "feature_extractor.conv_layers.0"
+_INPUTS_AND_HEADS = ("encoder.embed_tokens", "embeddings", "emotion", "action", "text", "image", "pairs", "thumbnail")
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,15 @@ class EncodersOptions:
     """Speech that is made once and kept; windows of it never come twice alike."""
     losses: AudioLosses = field(default_factory=AudioLosses)
     bfloat16: bool = True
+    examine_seconds: float = 360.0
+    """Speech the finished sound encoder is examined with, see `probe.papers`; 0 leaves it out."""
     portraits: int = 4000
     captions: int = 20000
     """That the tokenizer is learned from, with as many descriptions of people."""
-    towers_batch: int = 48
-    """A step's prompts and portraits; over all workers."""
+    towers_batch: int = 32
+    """Prompts, and portraits, of a step; over all workers."""
+    towers_every: int = 4
+    """Text and pictures are learned sooner than sound: at every so many of its steps."""
 
 
 class EncodersStage(Stage):
@@ -56,21 +65,20 @@ class EncodersStage(Stage):
         self.towers = self._make_towers() if "towers" in self.options.which else None
 
     def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        loss = torch.zeros((), device=self.device)
-        measures: dict[str, torch.Tensor] = {}
+        metrics = {"loss": 0.0}
         if self.audio:
-            part, measured = self.audio.loss(step, workers)
-            loss, measures = loss + part, measures | {"audio": part.detach()} | measured
-        if self.towers:
-            part, measured = self.towers.loss(step, workers.samples(self.options.towers_batch), self.device)
-            loss, measures = loss + part, measures | {"towers": part.detach()} | measured
+            metrics |= self._learn("audio", *self.audio.loss(step, workers), workers)
+        if self.towers and step % self.options.towers_every == self.options.towers_every - 1:
+            samples = workers.samples(self.options.towers_batch)
+            metrics |= self._learn("towers", *self.towers.loss(step, samples, self.device), workers)
+        metrics["loss"] = metrics.get("audio", 0.0) + metrics.get("towers", 0.0)
+        return metrics
+
+    def _learn(self, what: Which, loss: Tensor, measures: dict[str, Tensor], workers: Workers) -> dict[str, float]:
+        """Step the optimisers of one of the two lessons, which share no weights."""
         loss.backward()
-        norm = self.optimize(workers)
-        return {
-            "loss": float(loss.detach()),
-            "gradient": norm,
-            **{name: float(value) for name, value in measures.items()},
-        }
+        self.optimize(workers, *(name for name in self.optimizers if name.startswith(what)))
+        return {what: float(loss.detach()), **{name: float(value) for name, value in measures.items()}}
 
     def finish(self) -> None:
         for name in ("audio_encoder", "text_encoder", "image_encoder"):
@@ -78,6 +86,17 @@ class EncodersStage(Stage):
                 self.save_product(name)
         if self.towers:
             (self.run.products / TOKENIZER_FILE).write_text(tokenizer_json(self.towers.text.tokenizer))
+        if self.audio and self.options.examine_seconds:
+            self._examine(self.audio.encoder)
+
+    def _examine(self, encoder: AudioEncoder) -> None:
+        """Write how well each layer tells the mouth: r by group of voices, layer and mouth value."""
+        with self.averaged():
+            marks = examine(encoder, self.config.fps, *papers(self.options.examine_seconds))
+        table = {group: [dict(zip(MOUTH, layer, strict=True)) for layer in r.tolist()] for group, r in marks.items()}
+        (self.run.products / "audio_encoder.json").write_text(json.dumps(table, indent=1) + "\n")
+        for group, layers in table.items():
+            _log.info("last layer, %s: %s", group, ", ".join(f"{name} r {r:.3f}" for name, r in layers[-1].items()))
 
     def close(self) -> None:
         if self.audio:
@@ -101,21 +120,14 @@ class EncodersStage(Stage):
         }
         for name in ("text_encoder", "image_encoder", "tower_heads"):
             self.optimizers |= optimizers_for(
-                self.modules[name], self.recipe.lr, self.recipe.weight_decay, adamw=_TOWERS_ADAMW, prefix=f"{name}_"
+                self.modules[name],
+                self.recipe.lr,
+                self.recipe.weight_decay,
+                adamw=_INPUTS_AND_HEADS,
+                adamw_lr=ADAMW_SHARE * self.recipe.lr,
+                prefix=f"towers/{name}/",
             )
         return towers
-
-
-_TOWERS_ADAMW = (
-    "encoder.embed_tokens",
-    "embeddings.patch_embedding",
-    "emotion",
-    "action",
-    "text",
-    "image",
-    "pairs",
-    "thumbnail",
-)
 
 
 class _AudioLesson:
@@ -147,28 +159,29 @@ class _AudioLesson:
             self.recipe.weight_decay,
             adamw=[_FIRST_CONVOLUTION],
             adamw_lr=ADAMW_SHARE * self.recipe.lr,
-            prefix="audio_encoder_",
+            prefix="audio/encoder/",
         )
         stage.optimizers |= optimizers_for(
-            self.heads, self.recipe.lr, adamw=["heads"], adamw_lr=ADAMW_SHARE * self.recipe.lr, prefix="audio_heads_"
+            self.heads, self.recipe.lr, adamw=["heads"], adamw_lr=ADAMW_SHARE * self.recipe.lr, prefix="audio/heads/"
         )
-        self.loss_of = compiled(audio_loss, self.recipe.compile)
         self.bank = SpeechBank(
             stage.run.world / "speech", max(1, round(self.options.speech_seconds / PASSAGE_SECONDS)), config.fps
         )
         self._cutter = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[Windows]] = {}
 
-    def loss(self, step: int, workers: Workers) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, step: int, workers: Workers) -> tuple[Tensor, dict[str, Tensor]]:
         if not self.bank.loaded:
             self._make_speech(workers)
         for number in (step, step + 1):
             if number not in self._ahead:
-                keys = [(self.recipe.seed, number, sample) for sample in workers.samples(self.recipe.batch)]
+                keys: list[tuple[int, ...]] = [
+                    (self.recipe.seed, number, sample) for sample in workers.samples(self.recipe.batch)
+                ]
                 self._ahead[number] = self._cutter.submit(self.bank.windows, keys)
         windows = self._ahead.pop(step).result().to(self.device)
         dtype = torch.bfloat16 if self.options.bfloat16 else torch.float32
-        return self.loss_of(self.encoder, self.heads, windows, self.options.losses, dtype)
+        return audio_loss(self.encoder, self.heads, windows, self.options.losses, dtype)
 
     def close(self) -> None:
         self._cutter.shutdown(cancel_futures=True)

@@ -44,7 +44,7 @@ class LatentsOptions:
 
 
 class LatentsStage(Stage):
-    """Encodes `steps` shards of `batch` clips."""
+    """Encodes `steps` shards of `batch` clips, on every worker; shards that are there are kept."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
         super().__init__(recipe, run, device)
@@ -67,7 +67,7 @@ class LatentsStage(Stage):
         clips = [self.encoder.encode(*future.result()) for future in self.ahead.pop(shard)]
         bank = ClipBank(**{name: torch.stack([clip[name] for clip in clips]) for name in clips[0]})
         bank.save(path)
-        return {"loss": 0.0, "clips": float(len(bank)), "latent_std": bank.latents.float().std().item()}
+        return {"loss": 0.0, "clips": float(len(bank))}
 
     def finish(self) -> None:
         """The shards are written already."""
@@ -133,7 +133,9 @@ def regions(clip: Clip) -> Tensor:
     side = clip.size // TOKEN
     covered = torch.stack(
         [
-            torch.stack([_coverage(box(clip.identity, clip.motion.state(frame)), side) for box in (face_box, mouth_box)])
+            torch.stack(
+                [_coverage(box(clip.identity, clip.motion.state(frame)), side) for box in (face_box, mouth_box)]
+            )
             for frame in range(clip.length)
         ]
     )

@@ -68,11 +68,20 @@ class NeighborStage(Stage):
         initialise(self.transformer, recipe.seed)
         sizes = self.config.transformer
         # Thrown away after training: it only makes the audio tokens carry the mouth early.
-        self.mouth_head = nn.Linear(sizes.context_tokens * sizes.output_dim, FRAMES_PER_LATENT * MOUTH_VALUES).to(device)
+        self.mouth_head = nn.Linear(sizes.context_tokens * sizes.output_dim, FRAMES_PER_LATENT * MOUTH_VALUES).to(
+            device
+        )
         self.modules = {"transformer": self.transformer, "mouth_head": self.mouth_head}
         self.optimizers = {
-            **optimizers_for(self.transformer, recipe.lr, recipe.weight_decay, adamw=OUTER_LAYERS, prefix="transformer."),
-            **optimizers_for(self.mouth_head, recipe.lr, adamw=("",), prefix="mouth_head."),
+            **optimizers_for(
+                self.transformer,
+                recipe.lr,
+                recipe.weight_decay,
+                adamw=OUTER_LAYERS,
+                adamw_lr=recipe.adamw_lr,
+                prefix="transformer.",
+            ),
+            **optimizers_for(self.mouth_head, recipe.adamw_lr or recipe.lr, adamw=("",), prefix="mouth_head."),
         }
         self.velocity = compiled_velocity(recipe.compile)
 

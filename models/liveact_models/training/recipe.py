@@ -65,6 +65,8 @@ class Recipe(BaseModel):
     batch: int = Field(default=1, ge=1)
     """Samples of one step, over all workers together."""
     lr: float = Field(default=1e-3, gt=0)
+    adamw_lr: float | None = Field(default=None, gt=0)
+    """Rate of what AdamW trains where Muon trains the inner matrices at `lr`; without it the same."""
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Schedule = Schedule()
     ema: float = Field(default=0.0, ge=0, lt=1)

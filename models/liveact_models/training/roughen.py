@@ -62,7 +62,8 @@ def roughened(samples: Array, level: float, babble: Array, draw: np.random.Gener
     spectrum.real += colour * np.cos(phase)
     spectrum.imag += colour * np.sin(phase)
     drift = np.linspace(0, draw.normal(0, DRIFT_DB), len(samples), dtype=np.float32) + draw.normal(0, DRIFT_DB)
-    return np.fft.irfft(spectrum, len(samples)) * _ratio(drift) * np.float32(draw.choice((-1, 1)))
+    heard = np.fft.irfft(spectrum, len(samples)) * _ratio(drift) * np.float32(draw.choice((-1, 1)))
+    return np.asarray(heard, np.float32)
 
 
 @cache

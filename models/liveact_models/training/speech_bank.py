@@ -7,7 +7,7 @@ the very function that inference prepares it with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
@@ -147,7 +147,7 @@ class SpeechBank:
     def loaded(self) -> bool:
         return bool(self._passages)
 
-    def windows(self, keys: list[tuple[int, ...]]) -> Windows:
+    def windows(self, keys: Sequence[tuple[int, ...]]) -> Windows:
         """One window a key; what is drawn depends on its key alone."""
         drawn = [self._window(rng(*key)) for key in keys]
         sound, mouth, visemes, cues, weight = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
@@ -172,9 +172,9 @@ class SpeechBank:
 
         audible = (rows >= 0) & (rows < heard.stop)
         played, babble = (_played(part.samples, at, speed, count) for part in (passage, other))
-        speaks = np.repeat(~silent, count // AUDIO_WINDOW_FRAMES)
+        speaks, reaches = (np.repeat(frames, count // AUDIO_WINDOW_FRAMES) for frames in (~silent, audible))
         samples = roughened(played * speaks, passage.level, babble, draw)
-        samples *= np.repeat(audible, len(speaks) // AUDIO_WINDOW_FRAMES)
+        samples *= reaches
         if draw.random() < 0.5:
             samples *= speaks  # nothing comes from the microphone at all, not even noise
         spoken = passage.samples[begin : int(begin + heard.stop * per_frame)]
@@ -219,15 +219,14 @@ def _played(samples: Array, begin: int, speed: float, count: int) -> Array:
     part = samples[max(begin, 0) : begin + reach]
     part = np.pad(part, (max(-begin, 0), 0))
     part = np.pad(part, (0, reach - len(part)))
-    return np.interp(speed * np.arange(count), np.arange(reach), part).astype(np.float32) if speed != 1 else part[:count]
+    if speed == 1:
+        return part[:count]
+    return np.interp(speed * np.arange(count), np.arange(reach), part).astype(np.float32)
 
 
 def _cues(samples: Array, speaking: NDArray[np.bool_]) -> Array:
     """[m, 3] of sound and of whether somebody speaks [m]."""
-    hop, reach = (
-        ENCODER_RATE // TRACK_RATE,
-        ENCODER_RATE // 40,
-    )  # a video frame's worth of sound, 50 ms, around each entry
+    hop, reach = ENCODER_RATE // TRACK_RATE, ENCODER_RATE // 40  # the 50 ms around each entry, a video frame's worth
     power = np.pad(np.cumsum(np.square(samples, dtype=np.float64)), (1, 0))
     middle = np.arange(len(speaking)) * hop + hop // 2
     low, high = np.maximum(middle - reach, 0), np.minimum(middle + reach, len(samples))

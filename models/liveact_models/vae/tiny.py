@@ -2,7 +2,8 @@
 
 After TAEHV (github.com/madebyollin/taehv): plain convolutions and ReLU, no norms, and in every block at the latent rate the
 features of the latent frame before as the only memory. Video is folded into channels at both ends, so that no convolution
-runs above a quarter of the picture's side.
+runs above a quarter of the picture's side. Outside the blocks nothing bends: without them this is a linear codec of blocks of
+4 x 8 x 8 pixels, which is what training begins with (`liveact_models.training.principal`).
 
 Shapes as in `liveact_models.vae.base`. Inside, time and batch are one dimension, time outermost: of B clips, N = F * B latent
 frames, and the latent frame before stands B rows above.
@@ -21,7 +22,7 @@ from liveact_models.vae.cache import DecoderCache
 
 LATENT_BOUND = 3.0
 """Latents lie within +-3 before `LatentNorm`: no latent a denoiser makes is far from all that the decoder has seen."""
-_PATCH, _STEP = 4, 2
+PATCH, STEP = 4, 2
 """Side of the pixel patch at either end, and of the further step to the latent's grid: 8 together."""
 
 Memory = list[torch.Tensor]
@@ -109,19 +110,19 @@ class Encoder(nn.Module):
     def __init__(self, config: TinyVaeConfig) -> None:
         super().__init__()
         frame, latent = config.frame_dim, config.encoder_dim
-        self.entry = _conv(3 * _PATCH**2, frame)
+        self.entry = _conv(3 * PATCH**2, frame)
         self.frame_blocks = nn.ModuleList(FrameBlock(frame) for _ in range(config.encoder_frame_blocks))
-        self.merge = nn.Conv2d(FRAMES_PER_LATENT * _STEP**2 * frame, latent, 1)
+        self.merge = nn.Conv2d(FRAMES_PER_LATENT * STEP**2 * frame, latent, 1)
         self.memory_blocks = nn.ModuleList(MemoryBlock(latent) for _ in range(config.encoder_memory_blocks))
         self.exit = _conv(latent, config.z_dim)
 
     def forward(self, frames: torch.Tensor, clips: int, memory: Memory) -> tuple[torch.Tensor, Memory]:
-        x = self.entry(fold(frames, clips, 1, _PATCH))
+        x = self.entry(fold(frames, clips, 1, PATCH))
         for block in self.frame_blocks:
             x = block(x)
-        x = self.merge(fold(functional.relu(x), clips, FRAMES_PER_LATENT, _STEP))
+        x = self.merge(fold(x, clips, FRAMES_PER_LATENT, STEP))
         x, memory = _remember(self.memory_blocks, x, clips, memory)
-        z = self.exit(functional.relu(x)).float()
+        z = self.exit(x).float()
         return LATENT_BOUND * torch.tanh(z / LATENT_BOUND), memory
 
 
@@ -133,18 +134,18 @@ class Decoder(nn.Module):
         frame, latent = config.frame_dim, config.decoder_dim
         self.entry = _conv(config.z_dim, latent)
         self.memory_blocks = nn.ModuleList(MemoryBlock(latent) for _ in range(config.decoder_memory_blocks))
-        self.grow = nn.Conv2d(latent, FRAMES_PER_LATENT * _STEP**2 * frame, 1)
+        self.grow = nn.Conv2d(latent, FRAMES_PER_LATENT * STEP**2 * frame, 1)
         self.frame_blocks = nn.ModuleList(FrameBlock(frame) for _ in range(config.decoder_frame_blocks))
-        self.exit = _conv(frame, 3 * _PATCH**2)
+        self.exit = _conv(frame, 3 * PATCH**2)
 
     def forward(self, latents: torch.Tensor, clips: int, memory: Memory) -> tuple[torch.Tensor, Memory]:
         bounded = latents.clamp(-LATENT_BOUND, LATENT_BOUND)
         x = self.entry(bounded.contiguous(memory_format=torch.channels_last))
         x, memory = _remember(self.memory_blocks, x, clips, memory)
-        x = unfold(self.grow(functional.relu(x)), clips, FRAMES_PER_LATENT, _STEP)
+        x = unfold(self.grow(x), clips, FRAMES_PER_LATENT, STEP)
         for block in self.frame_blocks:
             x = block(x)
-        return unfold(self.exit(functional.relu(x)), clips, 1, _PATCH), memory
+        return unfold(self.exit(x), clips, 1, PATCH), memory
 
 
 class FrameBlock(nn.Module):
@@ -155,7 +156,7 @@ class FrameBlock(nn.Module):
         self.inner, self.tail = _conv(dim, dim), _conv(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [4 * N, D, H/4, W/4]
-        return x + self.tail(functional.relu(self.inner(functional.relu(x))))
+        return self.tail(functional.relu_(self.inner(functional.relu(x)))).add_(x)
 
 
 class MemoryBlock(nn.Module):
@@ -170,7 +171,7 @@ class MemoryBlock(nn.Module):
         now = functional.relu(x)
         seen = torch.cat([last, now])
         hidden = self.inner(torch.cat([now, seen[: len(now)]], dim=1))
-        return x + self.tail(functional.relu(hidden)), seen[len(now) :]
+        return self.tail(functional.relu_(hidden)).add_(x), seen[len(now) :]
 
 
 def _remember(blocks: nn.ModuleList, x: torch.Tensor, clips: int, memory: Memory) -> tuple[torch.Tensor, Memory]:

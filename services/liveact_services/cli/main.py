@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from liveact_services.cli import bench, config, demo, doctor, exits, parity, render, serve, stream
+from liveact_services.cli import bench, config, demo, doctor, evaluate, exits, parity, render, serve, stream, train
 from liveact_services.cli.output import note, print_json
 
 
@@ -68,6 +68,8 @@ app.command()(render.render)
 app.command()(demo.demo)
 app.command()(parity.parity)
 app.command()(doctor.doctor)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

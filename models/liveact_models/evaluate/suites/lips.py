@@ -8,11 +8,10 @@ from pathlib import Path
 
 from liveact_models.evaluate.contenders import Autoencoder, Contender, Rendered, WrongVoice
 from liveact_models.evaluate.judge import Judge
-from liveact_models.evaluate.phonemes import phoneme_report
+from liveact_models.evaluate.phonemes import best_shift, hear, phoneme_report, shifted
 from liveact_models.evaluate.sheet import write_sheet
 from liveact_models.evaluate.suites.result import Progress, Row, SuiteResult, quiet
 from liveact_models.evaluate.suites.scenes import Measured, Scene, Script, measure, scenes, sheet_rows
-from liveact_models.world.clip import FPS
 from liveact_models.world.mouth import MOUTH
 
 SHEET_SCENES = 4
@@ -71,11 +70,12 @@ def _deaf(contender: Contender, played: Sequence[Scene]) -> Contender:
 
 
 def phoneme_rows(measured: Sequence[Measured]) -> list[Row]:
-    """What hama says of each; its times are first brought in line with the truth, which has to come first."""
-    voices = [scene.clip.samples for scene in measured[0].scenes]
-    uncorrected = phoneme_report(voices, [scene.clip.mouth for scene in measured[0].scenes])
-    lag = uncorrected.agreement[MOUTH[0]].lag / FPS
-    reports = [phoneme_report(voices, one.mouths, lag) for one in measured]
+    """What hama says of each; its times are first brought in line with the truth."""
+    truth = [scene.clip.mouth for scene in measured[0].scenes]
+    heard = [hear(scene.clip.samples) for scene in measured[0].scenes]
+    seconds = best_shift(heard, truth)
+    heard = [shifted(phones, seconds) for phones in heard]
+    reports = [phoneme_report(heard, one.mouths) for one in measured]
     return [
         {
             "hama open r": report.agreement[MOUTH[0]].r, "hama lag": report.agreement[MOUTH[0]].lag,

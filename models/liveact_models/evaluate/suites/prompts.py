@@ -60,9 +60,10 @@ def prompts_suite(
     *,
     size: int = 128,
     seed: int = FIRST_SEED,
+    wishes: Sequence[tuple[str, str]] = WISHES,
     progress: Progress = quiet,
 ) -> SuiteResult:
-    """Every emotion and action asked for in `clips_each` clips, and the same clips without a wish.
+    """Every wish, an emotion or an action, asked for in `clips_each` clips, and the same clips without one.
 
     Rows: for the truth (what the judge can see at all) and every contender all wishes together, emotions, actions and each
     wish by itself. "seen unasked" is how often the same is seen in the same clips with nothing asked for.
@@ -71,15 +72,15 @@ def prompts_suite(
     rows: list[Row] = []
     shots: list[tuple[str, Sequence[Frames] | Frames]] = []
     for contender in (Rendered(), *contenders):
-        tallies = {wish: _Tally() for wish in WISHES}
+        tallies = {wish: _Tally() for wish in wishes}
         for number in range(clips_each):
             plain = _perform(contender, judge, seed + number, size, None)
-            for done, wish in enumerate(WISHES, start=number * len(WISHES) + 1):
+            for done, wish in enumerate(wishes, start=number * len(wishes) + 1):
                 edited = _perform(contender, judge, seed + number, size, wish)
                 _count(tallies[wish], judge, plain, edited, wish, asked)
                 if number == 0:
                     shots.append((f"{contender.name}: {_name(wish)}", edited.frames[asked :: WITHIN // 8]))
-                progress(contender.name, done, clips_each * len(WISHES))
+                progress(contender.name, done, clips_each * len(wishes))
         rows += _rows(contender.name, tallies)
     sheet = write_sheet(shots, out / "prompts.png", f"two blocks from the prompt on, every {WITHIN // 8}th frame")
     settings = {"clips_each": clips_each, "size": size, "first_seed": seed, "asked_at_frame": asked}
@@ -115,7 +116,7 @@ def _rows(contender: str, tallies: dict[tuple[str, str], _Tally]) -> list[Row]:
         (emotions if wish[1] == ACTIONS[0] else actions).add(tally)
     summed = (("everything", everything), ("emotions", emotions), ("actions", actions))
     named = ((_name(wish), tally) for wish, tally in tallies.items())
-    return [tally.row(contender, name) for name, tally in (*summed, *named)]
+    return [tally.row(contender, name) for name, tally in (*summed, *named) if tally.seen]
 
 
 def _name(wish: tuple[str, str]) -> str:

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from liveact_models.evaluate.contenders import Contender, Frames, video
 from liveact_models.evaluate.frechet import Gaussian, frechet_distance, random_features
-from liveact_models.evaluate.judge import Judge, Sight
+from liveact_models.evaluate.judge import POSE, Judge, Sight
 from liveact_models.evaluate.lips import Agreement, agreement, agreements
+from liveact_models.evaluate.liveliness import HEAD, blinks, head_motion
 from liveact_models.evaluate.sharpness import gradient_energy
 from liveact_models.evaluate.suites.result import Progress, Row, quiet
 from liveact_models.timeline import BLOCK_FRAMES, FIRST_BLOCK_FRAMES
-from liveact_models.world.clip import Clip, make_clip
+from liveact_models.world.clip import FPS, Clip, make_clip
 from liveact_models.world.mouth import MOUTH
+from liveact_models.world.sentences import Split
 
-SPLIT = "test"
+SPLIT: Split = "test"
 FIRST_SEED = 9000
 """Of the test clips; their people and sentences occur in no training."""
 SHOTS = 10
@@ -49,12 +51,10 @@ class Scene:
     clip: Clip
 
     @cached_property
-    def features(self) -> NDArray[np.float64]:
-        return random_features(self.clip.frames())
-
-    @cached_property
-    def energy(self) -> float:
-        return gradient_energy(self.clip.frames())
+    def truth(self) -> tuple[NDArray[np.float64], float]:
+        """Features [T, D] and gradient energy of the rendered frames, which are not kept."""
+        frames = self.clip.frames()
+        return random_features(frames), gradient_energy(frames)
 
 
 def scenes(script: Script, voices: Sequence[str | None] = (None,), first: int = 0) -> list[Scene]:
@@ -94,12 +94,24 @@ class Measured:
     @property
     def frechet(self) -> float:
         """From the true frames, in the space of `frechet.RandomFeatures`."""
-        truth = np.concatenate([scene.features for scene in self.scenes])
+        truth = np.concatenate([scene.truth[0] for scene in self.scenes])
         return frechet_distance(Gaussian.of(np.concatenate(self.features)), Gaussian.of(truth))
 
     @property
     def sharpness(self) -> float:
-        return float(np.sum(self.energies) / np.sum([scene.energy for scene in self.scenes]))
+        return float(np.sum(self.energies) / np.sum([scene.truth[1] for scene in self.scenes]))
+
+    @property
+    def head_motion(self) -> float:
+        """Relative to how far the head was meant to move."""
+        meant = [np.stack([getattr(scene.clip.motion, name) for name in HEAD], axis=1) for scene in self.scenes]
+        columns = [POSE.index(name) for name in HEAD]
+        return head_motion([sight.pose[:, columns] for sight in self.sights]) / head_motion(meant)
+
+    @property
+    def blinks_a_minute(self) -> float:
+        frames = sum(len(sight) for sight in self.sights)
+        return sum(blinks(sight.pose[:, POSE.index("blink")]) for sight in self.sights) / frames * FPS * 60
 
     @property
     def opening_by_scene(self) -> list[float]:
@@ -114,7 +126,8 @@ class Measured:
             "contender": self.name, **labels, "clips": len(self.scenes), "open r": opening.r, "open slope": opening.slope,
             "best lag": opening.lag, "worst clip": float(np.nanmin(self.opening_by_scene)),
             **{f"{name} r": self.lips[name].r for name in MOUTH[1:]},
-            "frechet": self.frechet, "sharpness": self.sharpness,
+            "head motion": self.head_motion, "blinks/min": self.blinks_a_minute, "frechet": self.frechet,
+            "sharpness": self.sharpness,
         }  # fmt: skip
 
 

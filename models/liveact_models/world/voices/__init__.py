@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveact_models.world.voices.augment import augmented
-from liveact_models.world.voices.speech import speech, voice_named, voices
+from liveact_models.world.voices.speaking import speech, voice_named, voices
 from liveact_models.world.voices.utterance import RATE, Utterance
 from liveact_models.world.voices.voice import Voice
 

@@ -1,119 +1,23 @@
-"""Voices of espeak-ng: formant synthesis in many accents and throats, with phoneme times as events of the synthesis.
-
-The library keeps its state in globals, so one lock guards every call and each utterance sets voice, pace, pitch and seed anew.
-"""
+"""Voices of espeak-ng: formant synthesis in many accents and throats, with phoneme times as events of the synthesis."""
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import threading
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from liveact_models.training import MissingExtra
 from liveact_models.world.mouth import SILENCE, Phone
 from liveact_models.world.sentences import sentences
+from liveact_models.world.voices import espeak_library
 from liveact_models.world.voices.alignment import Aligner, features
 from liveact_models.world.voices.ipa import symbols
 from liveact_models.world.voices.resample import resampled
 from liveact_models.world.voices.utterance import RATE, Utterance
 from liveact_models.world.voices.voice import Voice, VoiceSplit
 
-_SYNCHRONOUS = 2
-_PHONEME_EVENTS_IN_IPA = 3
-_UTF8 = 1
-_IPA = 2
-_RATE, _PITCH, _RANGE = 1, 3, 4
 _STOPS = frozenset(("p", "b", "t", "d", "k", "ɡ", "tʃ", "dʒ", "ts"))
-_END_OF_EVENTS, _PHONEME = 0, 7
-
-
-class _Id(ctypes.Union):
-    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
-
-
-class _Event(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("type", "identifier", "text_position", "length", "milliseconds", "sample")),
-        ("user_data", ctypes.c_void_p),
-        ("id", _Id),
-    )
-
-
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-
-
-class _Espeak:
-    """The library, loaded once; `synthesize` may be called from any thread."""
-
-    def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise MissingExtra("espeakng-loader") from error
-        self._lock = threading.Lock()
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = espeakng_loader.get_data_path().encode()
-        self.rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS_IN_IPA)
-        if self.rate <= 0:
-            raise RuntimeError(f"espeak-ng did not start with its data in {data.decode()}: error {self.rate}")
-        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self._callback = _Callback(self._collect)
-        self._library.espeak_SetSynthCallback(self._callback)
-
-    def synthesize(
-        self, text: str, voice: str, pace: int, pitch: int, pitch_range: int, seed: int
-    ) -> tuple[np.ndarray, list[tuple[float, str]]]:
-        """Samples (float32 at `rate`) and (start in seconds, IPA) of each phoneme; an empty IPA is a pause."""
-        with self._lock:
-            self._sound: list[np.ndarray] = []
-            self._events: list[tuple[float, str]] = []
-            self._choose(voice)
-            for parameter, value in ((_RATE, pace), (_PITCH, pitch), (_RANGE, pitch_range)):
-                self._library.espeak_SetParameter(parameter, value, 0)
-            self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-            data = text.encode()
-            self._library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
-            self._library.espeak_Synchronize()
-            return np.concatenate(self._sound).astype(np.float32) / 32768, self._events
-
-    def spell(self, text: str, voice: str) -> str:
-        """The text's phonemes in IPA with marks of stress, words apart by spaces."""
-        with self._lock:
-            self._choose(voice)
-            rest = ctypes.c_void_p(ctypes.cast(ctypes.c_char_p(data := text.encode()), ctypes.c_void_p).value)
-            clauses = []
-            while rest:  # the library moves the pointer on by a clause, and past the last one to null
-                clauses.append(self._library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA).decode())
-            del data  # kept alive until here
-            return " ".join(clauses)
-
-    def _choose(self, voice: str) -> None:
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice!r}")
-
-    def _collect(self, wave: ctypes._Pointer, length: int, events: ctypes._Pointer) -> int:
-        if length > 0:
-            self._sound.append(np.ctypeslib.as_array(wave, (length,)).copy())
-        index = 0
-        while (event := events[index]).type != _END_OF_EVENTS:
-            if event.type == _PHONEME:
-                self._events.append((event.sample / self.rate, event.id.string.decode(errors="ignore")))
-            index += 1
-        return 0
-
-
-@cache
-def _espeak() -> _Espeak:
-    return _Espeak()
-
-
-def spelled(text: str, voice: str) -> str:
-    """The text's phonemes in IPA, as the accent `voice` says them; for engines that leave this to espeak-ng."""
-    return _espeak().spell(text, voice)
 
 
 @dataclass(frozen=True)
@@ -130,12 +34,11 @@ class EspeakVoice(Voice):
     """One throat; pace, pitch and melody vary a little from sentence to sentence."""
 
     def __init__(self, throat: Throat, split: VoiceSplit) -> None:
-        super().__init__(f"espeak-{throat.accent}-{throat.variant}".replace(" ", "_"), split)
+        super().__init__(f"espeak-{throat.accent.removeprefix('gmw/')}-{throat.variant}", split)
         self.throat = throat
 
     def speak(self, text: str, rng: np.random.Generator) -> Utterance:
-        espeak = _espeak()
-        sound, events = espeak.synthesize(
+        sound, events = espeak_library.synthesized(
             text,
             f"{self.throat.accent}+{self.throat.variant}",
             pace=round(self.throat.pace * rng.uniform(0.88, 1.15)),
@@ -143,8 +46,8 @@ class EspeakVoice(Voice):
             pitch_range=int(rng.integers(35, 70)),
             seed=int(rng.integers(2**31)),
         )
-        samples = resampled(sound, espeak.rate, RATE)
-        phones = _with_closures(_phones(events, len(sound) / espeak.rate), samples)
+        samples = resampled(sound, espeak_library.RATE, RATE)
+        phones = _with_closures(_phones(events, len(sound) / espeak_library.RATE), samples)
         return Utterance(samples, phones, self.name, text)
 
 
@@ -191,12 +94,12 @@ def _throats(accents: str, variants: str) -> list[Throat]:
 
 _ACCENTS = "en-us gmw/en en-gb-scotland en-us-nyc en-gb-x-rp en-us en-029 en-gb-x-gbclan en-gb-x-gbcwmd"
 _VARIANTS = (
-    "m1 f1 m2 f2 m3 f3 m4 f4 m5 m6 m7 adam Alicia Andrea Andy belinda Denis Diogo Gene Hugo Jacky linda Lee Mario max "
-    "Michael Mike norbert paul quincy Reed rob shelby steph travis zac aunty whisper"
+    "m1 f1 m2 f2 m3 f3 m4 f4 m5 m6 m7 Marco Alicia Andrea Andy belinda Denis Diogo Gene Hugo Jacky linda Lee Mario max "
+    "Michael Mike norbert paul quincy Henrique rob shelby steph travis zac aunty whisper"
 )
 # English read with the phonemes of other languages: sounds that English lacks.
 _FOREIGN = (("de", "m2"), ("es", "f3"), ("it", "m7"), ("pl", "f1"), ("nl", "m4"))
-_HELD_OUT = "klatt klatt2 klatt3 klatt4 klatt5 f5 m8 Annie ed gustave"
+_HELD_OUT = "klatt klatt2 klatt3 klatt4 klatt5 adam f5 m8 Annie ed gustave"
 
 
 def espeak_voices(split: VoiceSplit) -> list[Voice]:
@@ -209,8 +112,8 @@ def espeak_voices(split: VoiceSplit) -> list[Voice]:
 
 @cache
 def espeak_aligner() -> Aligner:
-    """An aligner fitted to two sentences of every trained throat with English phonemes: espeak-ng's times are exact."""
+    """An aligner fitted to a sentence of every trained throat with English phonemes: espeak-ng's times are exact."""
     rng = np.random.default_rng(0)
     english = [EspeakVoice(throat, "trained") for throat in _throats(_ACCENTS, _VARIANTS)]
-    spoken = (voice.speak(sentences(rng, "train"), rng) for voice in english * 2)
+    spoken = (voice.speak(sentences(rng, "train"), rng) for voice in english)
     return Aligner((features(utterance.samples, RATE), utterance.phones) for utterance in spoken)

@@ -28,6 +28,7 @@ _UNIT = 0.025
 """Seconds of one unit of duration."""
 _LATE = 2
 """Units by which the durations lag behind the sound: measured on vowels, hisses and nasals, all 47-50 ms late."""
+_LAST_PAD = "."
 _PUNCTUATION = frozenset(';:,.!?—…"()“”')
 
 
@@ -108,26 +109,16 @@ def _phones(letters: str, edges: np.ndarray) -> tuple[Phone, ...]:
     A mark of stress adds its time to the phoneme behind it, a mark of length to the one before; a space is shared by both.
     """
     phones = [Phone(SILENCE, 0.0, float(edges[0]))]
-    for letter, start, end in zip(letters, edges[:-2].tolist(), edges[1:-1].tolist(), strict=True):
+    for letter, start, end in zip((*letters, _LAST_PAD), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if letter in STRESS:
             continue
         last = phones[-1]
-        if letter in _PUNCTUATION:
-            phones.append(Phone(SILENCE, last.end, end))
-        elif letter == " ":
-            phones[-1] = Phone(last.symbol, last.start, (start + end) / 2)
-        elif found := symbols(letter):
-            phones.append(Phone(found[0], last.end, end))
+        symbol = SILENCE if letter in _PUNCTUATION else "".join(symbols(letter.strip()))
+        if symbol and not symbol == last.symbol == SILENCE:
+            phones.append(Phone(symbol, last.end, end))
         else:
-            phones[-1] = Phone(last.symbol, last.start, end)
-    phones.append(Phone(SILENCE, phones[-1].end, float(edges[-1])))
-    merged: list[Phone] = []
-    for phone in phones:
-        if merged and merged[-1].symbol == phone.symbol == SILENCE:
-            merged[-1] = Phone(SILENCE, merged[-1].start, phone.end)
-        else:
-            merged.append(phone)
-    return tuple(merged)
+            phones[-1] = Phone(last.symbol, last.start, (start + end) / 2 if letter == " " else end)
+    return tuple(phones)
 
 
 _SIZES = (

@@ -1,6 +1,6 @@
 """A Piper voice (VITS) from a file: a neural engine of its own, for evaluation on a voice that was never trained.
 
-Only the network's file is needed, `<voice>.onnx` with its `<voice>.onnx.json`; espeak-ng spells the phonemes, onnxruntime runs it.
+Only its file is needed, `<voice>.onnx` with `<voice>.onnx.json` beside it; espeak-ng spells the phonemes, onnxruntime runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from liveact_models.training import MissingExtra
 from liveact_models.world.mouth import SILENCE, Phone
-from liveact_models.world.voices.espeak import spelled
+from liveact_models.world.voices.espeak_library import spelled
 from liveact_models.world.voices.ipa import symbols
 from liveact_models.world.voices.onnx import with_output
 from liveact_models.world.voices.resample import resampled
@@ -78,13 +78,7 @@ def _phones(tokens: list[str], ends: np.ndarray) -> tuple[Phone, ...]:
     phones: list[Phone] = []
     start = 0.0
     for token, end in zip(tokens, ends.tolist(), strict=True):
-        symbol = (
-            SILENCE
-            if token in (*",.;:!?", _BEGIN, _END)
-            else "".join(symbols(token))
-            if token not in (_PAD, " ")
-            else ""
-        )
+        symbol = _symbol(token)
         if symbol:
             phones.append(Phone(symbol, start, end))
         elif token == _LONG or phones[-1].symbol == SILENCE:
@@ -93,3 +87,10 @@ def _phones(tokens: list[str], ends: np.ndarray) -> tuple[Phone, ...]:
             continue
         start = end
     return tuple(phones)
+
+
+def _symbol(token: str) -> str:
+    """The phoneme that a token stands for; empty for a pad, a space and marks of stress or length."""
+    if token in (*",.;:!?", _BEGIN, _END):
+        return SILENCE
+    return "" if token in (_PAD, " ") else "".join(symbols(token))
