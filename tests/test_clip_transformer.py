@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from liveact_models.checkpoint.weights import untrained
 from liveact_models.config import TransformerConfig
 from liveact_models.denoiser import reference_condition
@@ -119,7 +120,8 @@ def test_fewer_blocks_are_the_beginning_of_more(model, told, noisy) -> None:
 def test_the_compression_learns(model, told, noisy) -> None:
     weight = model.layers[0].self_attn.memory_proj_k.weight
     clip_velocity(model, noisy, torch.tensor([700.0, 800.0]), told).velocity.square().mean().backward()
-    assert weight.grad is not None and weight.grad.abs().sum() > 0
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
 
 
 @torch.no_grad()

@@ -23,7 +23,12 @@ from liveact_services.config import load_config
 from liveact_services.errors import REASONS, Kind, Reason
 
 DOCUMENTS = (
-    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/errors.md", "docs/benchmarks.md",
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/errors.md",
+    "docs/benchmarks.md",
     "docs/training.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

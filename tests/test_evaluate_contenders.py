@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import SamplingConfig, preset
 from liveact_models.evaluate.contenders import Autoencoder, Model, WrongVoice, many_steps, video
+from liveact_models.evaluate.suites import SuiteResult
 from liveact_models.pipeline import Pipeline
 from liveact_models.world.clip import make_clip
 from liveact_services.cli import evaluate
+from liveact_services.cli.evaluate import models, report
+from liveact_services.cli.exits import BadInput
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,20 +86,39 @@ def test_many_steps_begin_as_the_three_do_at_four_steps():
 # The command
 
 
+def test_every_figure_of_every_contender_is_shown():
+    rows: list = [
+        {"contender": name, "voices": group, "clips": 2, "open r": value, "frechet": 0.00123}
+        for group in ("trained", "held-out")
+        for name, value in (("truth", 0.99), ("model", float("nan")))
+    ]
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(*report.tables(SuiteResult("lips", rows, {})))
+    text = console.export_text()
+    assert text.count("truth") == text.count("model") == text.count("open r") == 2
+    assert "lips: held-out voices" in text
+    assert "0.990" in text
+    assert "0.0012" in text
+
+
 def test_against_names_a_model_its_checkpoint_and_its_sampling():
-    assert evaluate.parse_against("mean memory=,memory=mean") == ("mean memory", "", {"memory": "mean"})
-    assert evaluate.parse_against("teacher=runs/a,steps=24") == ("teacher", "runs/a", {"steps": 24})
+    assert models.parse_against("mean memory=,memory=mean") == ("mean memory", "", {"memory": "mean"})
+    assert models.parse_against("teacher=runs/a,steps=24") == ("teacher", "runs/a", {"steps": 24})
     with pytest.raises(typer.BadParameter, match="expected NAME=CHECKPOINT"):
-        evaluate.parse_against("teacher")
+        models.parse_against("teacher")
     with pytest.raises(typer.BadParameter, match="expected NAME=CHECKPOINT"):
-        evaluate.parse_against("teacher=a,steps")
+        models.parse_against("teacher=a,steps")
 
 
 def test_voices_never_trained_on_make_groups_of_their_own():
-    groups = evaluate.voice_groups()
+    groups = models.voice_groups()
     assert groups["trained"] == (None,)
     assert all(name.startswith("held-out ") for name in list(groups)[1:])
     assert len(groups) > 1
+    recorded = models.voice_groups([Path(__file__).parent / "voices" / "arctic"])
+    assert list(recorded) == [*groups, "recorded-arctic"]
+    with pytest.raises(BadInput, match="no clip"):
+        models.voice_groups([Path(__file__).parent])
 
 
 def test_the_command_measures_the_untrained_model(tmp_path):

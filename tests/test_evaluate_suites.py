@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from liveact_models.evaluate.judge import shipped_judge
 from liveact_models.evaluate.suites import Script, drift_suite, lips_suite, prompts_suite, scenes
 from liveact_models.world.clip import Clip, make_clip
 
+VOICES = Path(__file__).parent / "voices"
 SCRIPT = Script(count=2, blocks=2, size=64)
 
 
@@ -118,6 +120,14 @@ def test_every_scene_has_another_person_and_another_sentence():
     assert one.clip.identity != other.clip.identity
     assert one.clip.utterance.text != other.clip.utterance.text
     assert one.clip.length == SCRIPT.frames == 53
+
+
+def test_recorded_people_say_their_own_words():
+    from liveact_models.world.voices.human import RecordedVoice
+
+    (scene,) = scenes(Script(count=1, blocks=2, size=64), (RecordedVoice(VOICES / "arctic"),))
+    assert scene.clip.utterance.voice == "recorded-arctic"
+    assert scene.clip.mouth[:, 0].max() > 0.3
 
 
 # Drift and prompts

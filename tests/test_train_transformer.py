@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from liveact_models.checkpoint.weights import untrained
 from liveact_models.config import preset
 from liveact_models.denoiser import BlockDenoiser
@@ -130,9 +131,7 @@ def test_a_rollout_is_what_the_denoiser_makes() -> None:
     ]
 
     def velocity(latents: torch.Tensor, time: float, hear: bool) -> torch.Tensor:
-        return clip_velocity(
-            transformer, latents, torch.tensor([time]), conditions, hear=torch.tensor([hear])
-        ).velocity
+        return clip_velocity(transformer, latents, torch.tensor([time]), conditions, hear=torch.tensor([hear])).velocity
 
     rolled = rollout(velocity, noises, config.sampling, train=False)[0]
     expected = torch.cat(made, dim=1)

@@ -169,12 +169,7 @@ class _BlockRun:
         self.heard = transformer.audio_tokens(windows, first_block)
         guided = state.sampling.guided
         self.silence = transformer.audio_tokens(torch.zeros_like(windows), first_block) if guided else None
-        learned = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
-        self.weights: list[Tensor | None] = {
-            "conv": lambda: [*learned],
-            "mean": lambda: [torch.full_like(weight, 1 / weight.shape[-1]) for weight in learned],
-            "none": lambda: [None] * len(learned),
-        }[state.sampling.memory]()
+        self.weights = _compression(transformer, state.sampling.memory)
         self.context = state.memory
         self.memory: dict[str, Tensor] = {}
 
@@ -217,13 +212,19 @@ class _BlockRun:
             _, fresh = self._forward(cache, latent, 0.0, audio)
             self.memory[cache] = next_cache(self.context.get(cache), fresh, self.weights)
 
-    def _forward(
-        self, cache: str, latent: Tensor, time: float, audio: Tensor | None
-    ) -> tuple[Tensor, list[KeyValue]]:
+    def _forward(self, cache: str, latent: Tensor, time: float, audio: Tensor | None) -> tuple[Tensor, list[KeyValue]]:
         context = self.context.get(cache)
         return self.transformer(
             latent, self.reference, time, self.conditioning, audio, context, block_slots(self.block)
         )
+
+
+def _compression(transformer: LiveActTransformer, memory: str) -> list[Tensor | None]:
+    """Each layer's ConvKV weight; None where the memory is switched off."""
+    learned = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
+    if memory == "none":
+        return [None for _ in learned]
+    return [torch.full_like(weight, 1 / weight.shape[-1]) if memory == "mean" else weight for weight in learned]
 
 
 def reference_condition(reference: Tensor, block: int) -> Tensor:

@@ -43,7 +43,7 @@ def score_judge(judge: Judge, people: int = 40, seed: int = SEED_UNSEEN, size: i
     true_mouths, true_poses, true_places, sights, felt, done = [], [], [], [], [], []
     for person in range(people):
         rng = np.random.default_rng([seed, person])
-        emotion, action = person % len(EMOTIONS), (person // len(EMOTIONS)) % len(ACTIONS)
+        emotion, action = person % len(EMOTIONS), (person + person // len(EMOTIONS)) % len(ACTIONS)
         identity = Identity.sample(rng)
         motion, mouth = performance(rng, _LENGTH, emotion, action)
         states = [motion.state(at) for at in range(_LENGTH)]

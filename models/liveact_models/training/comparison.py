@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def train_forcings(
         recipe = shipped_recipe(preset, "stage1")
         options = {**recipe.options, "forcing": forcing}
         recipe = recipe.model_copy(update={"steps": steps, "options": options, "compile": compile})
-        if not _train(folder, recipe, lambda status, name=forcing: report(name, status), stop):
+        if not _train(folder, recipe, partial(report, forcing), stop):
             return
         _train(folder, shipped_recipe(preset, "package"), lambda status: None, stop)
         yield forcing, folder.path / "checkpoint"

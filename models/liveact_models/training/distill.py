@@ -77,10 +77,9 @@ class DistillStage(Stage):
         self.critic = Critic(self.config.transformer.dim).to(device)
         self.modules = {"student": self.student, "fake": self.fake, "critic": self.critic}
         muon, adamw, faster = recipe.lr, recipe.adamw_lr or recipe.lr, self.options.fake_lr
-        outer = {"adamw": OUTER_LAYERS}
         self.optimizers = {
-            **optimizers_for(self.student, muon, adamw_lr=adamw, prefix="student.", **outer),
-            **optimizers_for(self.fake, muon * faster, adamw_lr=adamw * faster, prefix="fake.", **outer),
+            **optimizers_for(self.student, muon, adamw_lr=adamw, adamw=OUTER_LAYERS, prefix="student."),
+            **optimizers_for(self.fake, muon * faster, adamw_lr=adamw * faster, adamw=OUTER_LAYERS, prefix="fake."),
             **optimizers_for(self.critic, adamw * faster, adamw=("",), prefix="critic."),
         }
         self.velocity = compiled_velocity(recipe.compile)

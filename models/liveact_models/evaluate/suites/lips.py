@@ -11,8 +11,9 @@ from liveact_models.evaluate.judge import Judge
 from liveact_models.evaluate.phonemes import best_shift, hear, phoneme_report, shifted
 from liveact_models.evaluate.sheet import write_sheet
 from liveact_models.evaluate.suites.result import Progress, Row, SuiteResult, quiet
-from liveact_models.evaluate.suites.scenes import Measured, Scene, Script, measure, scenes, sheet_rows
+from liveact_models.evaluate.suites.scenes import Measured, Scene, Script, Speaker, measure, scenes, sheet_rows
 from liveact_models.world.mouth import MOUTH
+from liveact_models.world.voices import Voice
 
 SHEET_SCENES = 4
 TRAINED = "trained"
@@ -20,7 +21,7 @@ TRAINED = "trained"
 
 def lips_suite(
     contenders: Sequence[Contender],
-    groups: Mapping[str, Sequence[str | None]],
+    groups: Mapping[str, Sequence[Speaker]],
     script: Script,
     judge: Judge,
     out: Path,
@@ -35,7 +36,7 @@ def lips_suite(
 
     Args:
         contenders: the first one is the model that the suite is about.
-        groups: voices by the name of their group; those of None are any trained ones.
+        groups: voices by the name of their group.
         script: how many sentences a group has, and how long.
         judge: who looks.
         out: folder for the sheet.
@@ -56,10 +57,14 @@ def lips_suite(
         heard = phoneme_rows(measured) if phonemes else [{} for _ in measured]
         rows += [one.row(voices=group) | spoken for one, spoken in zip(measured, heard, strict=True)]
         sheet = [one for one in measured if one.shots and one.name != Rendered.name]
-        pictures.append(write_sheet(sheet_rows(sheet), out / f"{name}-{group}.png", f"{group} voices"))
-    return SuiteResult(
-        name, rows, {"script": asdict(script), "voices": {k: list(v) for k, v in groups.items()}}, pictures
-    )
+        pictures.append(
+            write_sheet(sheet_rows(sheet), out / f"{name}-{group.replace(' ', '-')}.png", f"{group} voices")
+        )
+    voiced = {
+        group: [voice.name if isinstance(voice, Voice) else voice for voice in voices]
+        for group, voices in groups.items()
+    }
+    return SuiteResult(name, rows, {"script": asdict(script), "voices": voiced}, pictures)
 
 
 def _deaf(contender: Contender, played: Sequence[Scene]) -> Contender:

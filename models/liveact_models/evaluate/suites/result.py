@@ -29,23 +29,23 @@ class SuiteResult:
     pictures: list[Path] = field(default_factory=list)
 
     def to_dict(self, command: str, hardware: str) -> dict[str, object]:
-        """As JSON says it, with date, hardware and the command that measured it."""
+        """As JSON says it, with date, hardware and the command that measured it; what is no number is None."""
         return {
             "suite": self.suite,
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "hardware": hardware,
             "command": command,
             "settings": dict(self.settings),
-            "rows": self.rows,
+            "rows": [finite(row) for row in self.rows],
             "pictures": [path.name for path in self.pictures],
         }
 
     def write(self, folder: Path, command: str, hardware: str) -> Path:
-        """SUITE.json in the folder, which is made; numbers that are not finite become null. Returns its path."""
+        """SUITE.json in the folder, which is made. Returns its path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.suite}.json"
-        values = self.to_dict(command, hardware) | {"rows": [finite(row) for row in self.rows]}
-        path.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(self.to_dict(command, hardware), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
         return path
 
 

@@ -20,7 +20,10 @@ from liveact_models.timeline import BLOCK_FRAMES, FIRST_BLOCK_FRAMES
 from liveact_models.world.clip import FPS, Clip, make_clip
 from liveact_models.world.mouth import MOUTH
 from liveact_models.world.sentences import Split
+from liveact_models.world.voices import Voice
 
+Speaker = str | Voice | None
+"""A voice by name or as itself; None is any trained one."""
 SPLIT: Split = "test"
 FIRST_SEED = 9000
 """Of the test clips; their people and sentences occur in no training."""
@@ -57,12 +60,12 @@ class Scene:
         return random_features(frames), gradient_energy(frames)
 
 
-def scenes(script: Script, voices: Sequence[str | None] = (None,), first: int = 0) -> list[Scene]:
-    """The script's clips; said by the voices in turn, None being any trained one. `first`: offset of the seeds."""
+def scenes(script: Script, voices: Sequence[Speaker] = (None,), first: int = 0) -> list[Scene]:
+    """The script's clips; said by the voices in turn. `first`: offset of the seeds."""
     return [
         Scene(
             make_clip(
-                script.first_seed + first + number, script.frames, SPLIT, script.size, voices[number % len(voices)],
+                script.first_seed + first + number, script.frames, SPLIT, script.size, voices[number % len(voices)],  # type: ignore[arg-type]  # what it takes is handed on
                 asked=[(0, "neutral", "none")],
             )
         )
