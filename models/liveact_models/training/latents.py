@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from liveact_models.checkpoint import Checkpoint
+from liveact_models.checkpoint import Checkpoint, open_checkpoint
 from liveact_models.timeline import FRAMES_PER_LATENT, block_frames
 from liveact_models.training.clip_bank import SHARD, ClipBank
 from liveact_models.training.clip_transformer import clip_latents
@@ -40,7 +40,7 @@ class LatentsOptions:
     size: int = 128
     """Side of the pictures in pixels."""
     processes: int = 2
-    """They draw and speak while the stage encodes."""
+    """They draw, speak and encode."""
 
 
 class LatentsStage(Stage):
@@ -49,40 +49,34 @@ class LatentsStage(Stage):
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
         super().__init__(recipe, run, device)
         self.options = recipe.read_options(LatentsOptions)
-        self.frames = block_frames(self.options.blocks - 1).stop
-        self.encoder = ClipEncoder(open_products(run, recipe), self.options.blocks)
-        self.folder = run.latents
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.pool = ProcessPoolExecutor(self.options.processes, mp_context=get_context("spawn"))
-        self.ahead: dict[int, list[Future[tuple[Clip, NDArray[np.uint8]]]]] = {}
+        self.run.latents.mkdir(parents=True, exist_ok=True)
+        open_products(run, recipe)
+        self._pool = ProcessPoolExecutor(
+            self.options.processes, get_context("spawn"), _open_encoder, (str(run.products), self.options)
+        )
+        self._ahead: dict[int, list[Future[dict[str, NDArray[np.float16]]]]] = {}
 
     def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        shard = step * workers.size + workers.rank
-        path = self.folder / SHARD.format(shard)
-        if path.exists():
-            return {"loss": 0.0, "clips": float(self.recipe.batch)}
-        if step + 1 < self.recipe.steps:
-            self._order((step + 1) * workers.size + workers.rank)
-        self._order(shard)
-        clips = [self.encoder.encode(*future.result()) for future in self.ahead.pop(shard)]
-        bank = ClipBank(**{name: torch.stack([clip[name] for clip in clips]) for name in clips[0]})
-        bank.save(path)
-        return {"loss": 0.0, "clips": float(len(bank))}
+        shards = range(workers.rank, self.recipe.steps * workers.size, workers.size)
+        for shard in shards[step : step + 2]:
+            self._order(shard)
+        if futures := self._ahead.pop(shards[step], None):
+            clips = [future.result() for future in futures]
+            bank = ClipBank(**{name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]})
+            bank.save(self.run.latents / SHARD.format(shards[step]))
+        return {"loss": 0.0, "clips": float((step + 1) * self.recipe.batch * workers.size)}
 
     def finish(self) -> None:
         """The shards are written already."""
 
     def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _order(self, shard: int) -> None:
-        if shard in self.ahead or (self.folder / SHARD.format(shard)).exists():
+        if shard in self._ahead or (self.run.latents / SHARD.format(shard)).exists():
             return
-        first = shard * self.recipe.batch
-        self.ahead[shard] = [
-            self.pool.submit(_perform, self.recipe.seed * 1_000_000 + first + index, self.frames, self.options.size)
-            for index in range(self.recipe.batch)
-        ]
+        first = self.recipe.seed * 1_000_000 + shard * self.recipe.batch
+        self._ahead[shard] = [self._pool.submit(_encode_clip, first + index) for index in range(self.recipe.batch)]
 
 
 class ClipEncoder:
@@ -100,9 +94,12 @@ class ClipEncoder:
     def encode(self, clip: Clip, frames: NDArray[np.uint8]) -> dict[str, Tensor]:
         """The fields of `ClipBank` for one clip and its pictures [T, H, W, 3]."""
         portrait = to_video(clip.portrait()[None])[:, 0]
+        # The transformer never sees more than this of a latent, and it takes half the time.
+        with torch.autocast("cpu", torch.bfloat16):
+            latents, reference = self.vae.encode(to_video(frames)), self.vae.encode_reference(portrait)
         fields = {
-            "latents": self.vae.encode(to_video(frames)),
-            "reference": self.vae.encode_reference(portrait),
+            "latents": latents,
+            "reference": reference,
             "features": torch.cat([self.hear(clip, block) for block in range(self.blocks)]),
             "text": torch.stack([self.read(clip, block) for block in range(self.blocks)]),
             "clip": self.image.encode(portrait),
@@ -158,7 +155,18 @@ def to_video(frames: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def _perform(seed: int, frames: int, size: int) -> tuple[Clip, NDArray[np.uint8]]:
+_encoder: ClipEncoder
+"""Of a pool's process."""
+_size: int
+
+
+def _open_encoder(products: str, options: LatentsOptions) -> None:
+    global _encoder, _size
     torch.set_num_threads(1)
-    clip = make_clip(seed, frames, "train", size)
-    return clip, clip.frames()
+    _encoder, _size = ClipEncoder(open_checkpoint(products), options.blocks), options.size
+
+
+def _encode_clip(seed: int) -> dict[str, NDArray[np.float16]]:
+    """The clip of that seed, drawn, spoken and encoded."""
+    clip = make_clip(seed, block_frames(_encoder.blocks - 1).stop, "train", _size)
+    return {name: value.numpy() for name, value in _encoder.encode(clip, clip.frames()).items()}
