@@ -124,7 +124,7 @@ def test_voices_never_trained_on_make_groups_of_their_own():
 def test_the_command_measures_the_untrained_model(tmp_path):
     asked = ["steps", "--checkpoint", "untrained", "--clips", "1", "--blocks", "2", "--size", "64", "--many-steps", "4"]
     result = CliRunner().invoke(
-        evaluate.app, [*asked, "--against", "none=,memory=none", "--out", str(tmp_path), "--json"]
+        evaluate.app, [*asked, "--against", "none=,memory=none", "--threads", "1", "--out", str(tmp_path), "--json"]
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout.splitlines()[-1])

@@ -23,7 +23,7 @@ from liveact_models.world.sentences import SPLITS, Split
 from liveact_models.world.voices import speech
 
 if TYPE_CHECKING:
-    from liveact_models.world.voices import Utterance
+    from liveact_models.world.voices import Utterance, Voice
 
 FPS = 20
 RATE = 16000
@@ -95,7 +95,7 @@ def make_clip(
     frames: int,
     split: Split = "train",
     size: int = 128,
-    voice: str | None = None,
+    voice: str | Voice | None = None,
     asked: Sequence[tuple[int, str, str]] | None = None,
 ) -> Clip:
     """The clip of that seed.
@@ -105,7 +105,7 @@ def make_clip(
         frames: length in video frames.
         split: "train" or "test": sentences and people of one never occur in the other.
         size: side of the picture in pixels.
-        voice: a voice by name; without it one of the trained voices.
+        voice: a voice, or the name of one; without it one of the trained voices.
         asked: (first frame, emotion, action) in place of random ones.
 
     Raises:

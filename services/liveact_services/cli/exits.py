@@ -41,12 +41,18 @@ class Unavailable(Exception):
 _BAD_INPUT = (
     ("liveact_models.config", "ConfigError"),
     ("liveact_models.checkpoint.errors", "CheckpointError"),
+    ("liveact_models.evaluate.judge", "JudgeError"),
+    ("liveact_models.evaluate.published", "PublishedError"),
+    ("liveact_models.evaluate.recordings", "RecordingError"),
+    ("liveact_models.training.recipe", "RecipeError"),
+    ("liveact_models.training.run_folder", "RunError"),
     ("liveact_models.parity.golden", "ParityError"),
     ("liveact_models.portrait", "PortraitError"),
     ("liveact_models.voice.errors", "VoiceError"),
     ("liveact_services.client.decoder", "MediaError"),
 )
 _UNAVAILABLE = (
+    ("liveact_models.training", "MissingExtra"),
     ("liveact_services.sessions.embedded", "EmbeddedValkeyError"),
     ("liveact_services.errors", "ServiceError"),
     ("liveact_services.service", "ServiceStartError"),

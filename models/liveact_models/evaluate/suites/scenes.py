@@ -65,7 +65,7 @@ def scenes(script: Script, voices: Sequence[Speaker] = (None,), first: int = 0) 
     return [
         Scene(
             make_clip(
-                script.first_seed + first + number, script.frames, SPLIT, script.size, voices[number % len(voices)],  # type: ignore[arg-type]  # what it takes is handed on
+                script.first_seed + first + number, script.frames, SPLIT, script.size, voices[number % len(voices)],
                 asked=[(0, "neutral", "none")],
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.evaluate import judge, suites
+from liveact_services.cli.evaluate import forcing, judge, suites
 
 app = typer.Typer(help="How well the model speaks, lasts and obeys; each takes --json.", no_args_is_help=True)
 
@@ -18,5 +18,6 @@ app.command()(suites.lips)
 app.command()(suites.steps)
 app.command()(suites.drift)
 app.command()(suites.prompts)
+app.command()(forcing.forcing)
 app.command()(suites.published)
 app.command()(judge.judge)

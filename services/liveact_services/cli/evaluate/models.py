@@ -36,14 +36,14 @@ class Models:
     def pipeline(self) -> Pipeline:
         return self._load(self._config)
 
-    def own(self, steps: int | None = None) -> Contender:
+    def own(self, steps: int | None = None, name: str = "") -> Contender:
         """The model itself; with other than its own number of steps, Euler ones."""
         from liveact_models.evaluate.contenders import Model, many_steps
 
         sampling = self.pipeline.denoiser.sampling
         if steps is not None:
             sampling = many_steps(sampling, steps)
-        return Model(f"{self._config.preset}, {sampling.num_steps} steps", self.pipeline, sampling)
+        return Model(name or f"{self._config.preset}, {sampling.num_steps} steps", self.pipeline, sampling)
 
     def others(self, specs: Sequence[str] | None) -> list[Contender]:
         """Those of `--against`."""
