@@ -10,12 +10,14 @@ import torch
 
 from liveact_models import timeline
 from liveact_models.checkpoint import open_checkpoint
-from liveact_models.config import PRESETS, ConfigError
+from liveact_models.config import PRESETS, AudioEncoderConfig, ConfigError
 from liveact_models.encoders import load_tokenizer
 from liveact_models.encoders.image import MEAN, STD
+from liveact_models.encoders.log_mel import LogMelExtractor, mel_bands
 from liveact_models.voice import VoiceBuffer, block_features
 
 TINY = PRESETS["tiny"]
+MEL = AudioEncoderConfig(mel_bands=40, conv_dim=(128, 64), conv_kernel=(4, 2), conv_stride=(2, 1))
 CHECKPOINT = open_checkpoint("untrained", TINY)
 
 
@@ -52,10 +54,45 @@ def test_sound_shows_in_its_own_frames(audio):
 
 @pytest.mark.parametrize(("samples", "frames"), [(799, 1), (800, 0)])
 def test_too_little_sound_is_refused(audio, samples, frames):
-    assert TINY.audio_encoder.receptive_field == 800
-    assert PRESETS["soulx-liveact-18b"].audio_encoder.receptive_field == 400
+    assert TINY.audio_encoder.least_samples == 800
+    assert PRESETS["soulx-liveact-18b"].audio_encoder.least_samples == 400
     with pytest.raises(ValueError, match="800 samples"):
         audio.encode(torch.zeros(samples), frames)
+
+
+@pytest.fixture(scope="module")
+def log_mel():
+    torch.manual_seed(0)
+    return LogMelExtractor(MEL).eval()
+
+
+def test_every_band_hears_its_own_tone():
+    bands = mel_bands(MEL.mel_bands)
+    assert bands.shape == (201, MEL.mel_bands)
+    assert (bands >= 0).all()
+    assert (bands.sum(dim=1)[2:-1] > 0).all()  # no frequency between 80 Hz and 8 kHz is lost
+    assert (bands.argmax(dim=0).diff() >= 0).all()
+
+
+def test_log_mel_features_stand_where_the_sound_is(log_mel):
+    sound = 1e-3 * torch.randn(1, 45600, generator=torch.Generator().manual_seed(0))
+    tone = sound.clone()
+    tone[0, 24000:24800] += torch.sin(torch.arange(800) * 0.4)  # video frame 30 of 57
+    features = log_mel(sound)
+    assert features.shape == (1, 64, 141)
+    moved = (log_mel(tone) - features).detach().abs().mean(dim=1)[0]
+    by_frame = torch.nn.functional.interpolate(moved[None, None], size=57, mode="linear", align_corners=True)[0, 0]
+    assert by_frame.argmax() == 30
+    assert float(by_frame[29]) == pytest.approx(float(by_frame[31]), rel=0.3)
+    assert log_mel(torch.zeros(1, MEL.least_samples)).shape == (1, 64, 1)
+    with pytest.raises(RuntimeError):
+        log_mel(torch.zeros(1, MEL.least_samples - 1))
+
+
+def test_faint_noise_stays_faint(log_mel):
+    """The norm over a window does not turn what is under the floor into speech."""
+    noise = torch.randn(1, 45600, generator=torch.Generator().manual_seed(0))
+    assert log_mel.loudness(1e-4 * noise).std() < 0.05 * log_mel.loudness(noise * (noise > 0)).std()
 
 
 def test_a_block_is_heard_whole(audio):

@@ -17,7 +17,6 @@ from liveact_models.training.audio_encoder import (
     AudioHeads,
     AudioLosses,
     audio_loss,
-    gabor_filters,
     initialize,
 )
 from liveact_models.training.probe import Probe, examine, session_states
@@ -185,16 +184,6 @@ def test_roughening_leaves_the_window_given_and_its_length():
 
 
 # The lesson
-
-
-def test_the_first_convolution_hears_like_an_ear():
-    filters = gabor_filters(120, 400)
-    assert torch.allclose(filters.norm(dim=1), torch.ones(120))
-    assert filters.mean(dim=1).abs().max() < 1e-6
-    peaks = torch.fft.rfft(filters, 4096).abs().argmax(dim=1).view(40, 3) * RATE / 4096
-    assert (peaks[1:, 0] >= peaks[:-1, 0]).all()
-    assert peaks[0, 0] < 150
-    assert peaks[-1, 0] > 7000
 
 
 def test_every_layer_learns_the_mouth(encoder, bank):

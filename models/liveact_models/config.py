@@ -102,9 +102,18 @@ AnyVaeConfig = VaeConfig | TinyVaeConfig
 VAE_FAMILIES: dict[str, type] = {"wan": VaeConfig, "tiny": TinyVaeConfig}
 
 
+MEL_WINDOW, MEL_HOP = 400, 160
+"""Samples at 16 kHz that a log-mel frame is made of, and between one and the next."""
+MEL_CENTRE = 400
+"""Sample around which the first feature out of log-mel frames is heard, the last as far from the end.
+
+Both are then in the middle of a video frame at 20 fps, and so are those interpolated between them.
+"""
+
+
 @dataclass(frozen=True)
 class AudioEncoderConfig:
-    """wav2vec2 (transformers' Wav2Vec2Model); field names are that library's."""
+    """wav2vec2 (transformers' Wav2Vec2Model); field names are that library's but for `mel_bands`."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -115,6 +124,8 @@ class AudioEncoderConfig:
     conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
+    mel_bands: int = 0
+    """Log-mel bands that the convolutions hear in place of the waveform; 0, as wav2vec2, none."""
 
     def __post_init__(self) -> None:
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
@@ -122,11 +133,21 @@ class AudioEncoderConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one feature is made of; fewer make none."""
+        """Samples that one feature is made of."""
         samples = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             samples = (samples - 1) * stride + kernel
-        return samples
+        return (samples - 1) * MEL_HOP + MEL_WINDOW if self.mel_bands else samples
+
+    @property
+    def margin(self) -> int:
+        """Samples of silence put before and after the sound; wav2vec2 puts none."""
+        return max(self.receptive_field // 2 - MEL_CENTRE, 0) if self.mel_bands else 0
+
+    @property
+    def least_samples(self) -> int:
+        """Fewer give no feature."""
+        return self.receptive_field - 2 * self.margin
 
 
 @dataclass(frozen=True)

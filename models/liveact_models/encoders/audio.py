@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from liveact_models.config import AudioEncoderConfig
+from liveact_models.encoders.log_mel import LogMelExtractor
 
 
 class AudioEncoder(nn.Module):
@@ -34,7 +35,7 @@ class AudioEncoder(nn.Module):
                 mask_time_prob=0.0,  # masking is for training: without it there is no mask embedding to load
             )
         )
-        self.feature_extractor = model.feature_extractor
+        self.feature_extractor = LogMelExtractor(config) if config.mel_bands else model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
 
@@ -45,7 +46,7 @@ class AudioEncoder(nn.Module):
         Raises `ValueError` when there are too few samples for one feature (400 at the released size) or `frames` is not
         positive.
         """
-        least = self.config.receptive_field
+        least = self.config.least_samples
         if frames < 1 or normalized.numel() < least:
             raise ValueError(
                 f"{normalized.numel()} samples for {frames} frames: at least {least} samples and one frame needed"

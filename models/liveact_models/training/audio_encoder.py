@@ -5,7 +5,6 @@ The diffusion transformer reads all layers of a frame's window, so each is taugh
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from liveact_models.config import AudioEncoderConfig
 from liveact_models.training.speech_bank import CUES, Windows
-from liveact_models.voice.prepare import ENCODER_RATE
 from liveact_models.world.mouth import MOUTH, VISEMES
 
 if TYPE_CHECKING:
@@ -28,11 +26,6 @@ MOUTH_WEIGHTS = (2.0, 1.0, 1.0, 1.0)
 DELTA_SCALE = 2.0
 CUE_SPREAD = 0.3
 RESIDUAL = 0.1
-PHASES = 3
-BAND_HERTZ = (90.0, 7300.0)
-"""The middles of the lowest and the highest band."""
-BAND_WIDTH = 0.5
-"""Standard deviation of a band around its middle, in steps from one band to the next."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class AudioHeads(nn.Module):
 
 
 def initialize(encoder: AudioEncoder) -> None:
-    """Weights to begin with: variance kept from layer to layer, and a first convolution that hears like an ear."""
+    """Weights to begin with: variance kept from layer to layer, where the library's own assume many wide layers."""
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Linear):
             tail = name.endswith(("out_proj", "output_dense"))  # what a layer adds to its input: little at first
@@ -74,29 +67,6 @@ def initialize(encoder: AudioEncoder) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d) and "weight" in dict(module.named_parameters(recurse=False)):
             nn.init.kaiming_normal_(module.weight)
-    first = next(module for module in encoder.feature_extractor.modules() if isinstance(module, nn.Conv1d))
-    filters, _, taps = first.weight.shape
-    with torch.no_grad():
-        first.weight.copy_(gabor_filters(filters, taps)[:, None])
-
-
-def gabor_filters(filters: int, taps: int) -> Tensor:
-    """Band-pass filters [filters, taps] for 16 kHz, each of norm 1: bands on the mel scale, three phases a band.
-
-    Of three waves a third of a turn apart the positive parts, which is about what GELU leaves of each, sum up to the band's
-    envelope. A norm of 1 leaves noise 50 dB under the voice below the floor of the group norm that follows.
-    """
-    bands = -(-filters // PHASES)
-    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in BAND_HERTZ)
-    mel = torch.linspace(low, high, bands, dtype=torch.float64)
-    hertz = 700 * (10 ** (mel / 2595) - 1)
-    width = torch.gradient(hertz)[0].clamp_min(ENCODER_RATE / taps)  # as narrow as the taps can tell apart
-    time = (torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2) / ENCODER_RATE
-    envelope = torch.exp(-0.5 * (2 * math.pi * BAND_WIDTH * width[:, None] * time).square())  # [bands, taps]
-    turns = torch.arange(PHASES, dtype=torch.float64) / PHASES
-    waves = torch.cos(2 * math.pi * (hertz[:, None, None] * time + turns[:, None])) * envelope[:, None]
-    waves = (waves - waves.mean(dim=-1, keepdim=True)).flatten(0, 1)[:filters]
-    return (waves / waves.norm(dim=-1, keepdim=True)).float()
 
 
 def audio_loss(

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 ADAMW_SHARE = 0.1
 """AdamW's learning rate, as a share of the recipe's, which is Muon's."""
 Which = Literal["audio", "towers"]
-_FIRST_CONVOLUTION = "feature_extractor.conv_layers.0"
+_FIRST_CONVOLUTION = "feature_extractor.conv_layers.0.conv"  # over the waveform
 _INPUTS_AND_HEADS = ("encoder.embed_tokens", "embeddings", "emotion", "action", "text", "image", "pairs", "thumbnail")
 
 
