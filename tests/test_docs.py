@@ -28,6 +28,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/errors.md",
+    "docs/tenants.md",
     "docs/benchmarks.md",
     "docs/training.md",
 )
@@ -121,7 +122,7 @@ def test_the_readme_names_every_command() -> None:
         for sub in getattr(command, "commands", {"": None})
     }
     table = read("README.md").split("\n## Command line\n")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `liveact ([a-z0-9 ]+)` \|", table, re.MULTILINE)) == every
+    assert set(re.findall(r"^\| `liveact ([a-z0-9 -]+)` \|", table, re.MULTILINE)) == every
 
 
 def test_a_wrong_command_or_option_would_be_found() -> None:

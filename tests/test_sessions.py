@@ -22,6 +22,7 @@ from liveact_services.sessions import (
 )
 from liveact_services.sessions.names import avatar_id, session_id
 from liveact_services.sessions.tokens import new_resume_token, token_hash
+from liveact_services.tenants import Quotas
 from session_fixtures import (
     ADMITTED,
     CLOSED,
@@ -116,21 +117,23 @@ async def test_an_id_is_admitted_once(store: SessionStore) -> None:
 
 
 async def test_admission_at_once_never_passes_the_quota(store: SessionStore) -> None:
-    results = await asyncio.gather(*(store.admit(make_record(), 5) for _ in range(20)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(store.admit(make_record(), Quotas(sessions=5)) for _ in range(20)), return_exceptions=True
+    )
     refused = [result for result in results if isinstance(result, ServiceError)]
     assert len(refused) == 15
     assert {error.reason for error in refused} == {"QUOTA_SESSIONS"}
     assert len(await store.list("acme")) == 5
-    await store.admit(make_record(tenant="other"), 5)
+    await store.admit(make_record(tenant="other"), Quotas(sessions=5))
 
 
 @pytest.mark.parametrize("ending", sorted(ENDED))
 async def test_an_ended_session_gives_its_place_back(store: SessionStore, ending: SessionState) -> None:
     record = make_record()
-    await store.admit(record, 1)
-    await fails(store.admit(make_record(), 1), "QUOTA_SESSIONS")
+    await store.admit(record, Quotas(sessions=1))
+    await fails(store.admit(make_record(), Quotas(sessions=1)), "QUOTA_SESSIONS")
     await store.move(record.id, ending)
-    await store.admit(make_record(), 1)
+    await store.admit(make_record(), Quotas(sessions=1))
 
 
 # ---- moves
@@ -248,7 +251,7 @@ async def test_the_sweep_ends_what_is_over_and_forgets_it_later(
         detached.id: EXPIRED, orphan.id: FAILED, idle.id: EXPIRED, alive.id: STREAMING, closed.id: CLOSED,
     }  # fmt: skip
     await fails(leases.acquire(idle.id, "g1", 1000), "SESSION_EXPIRED")
-    await store.admit(make_record(expire_time=START + 500), 2)
+    await store.admit(make_record(expire_time=START + 500), Quotas(sessions=2))
 
     assert (await store.sweep(START + 100))["FORGOTTEN"] == 1
     await store.close(alive.id, "acme")

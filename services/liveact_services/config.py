@@ -6,11 +6,12 @@ Nested fields are set from the environment with two underscores: LIVEACT_DENOISE
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,10 +21,13 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.tenants.source import ENVIRONMENT
+from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
 
 if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import ModelConfig, SamplingConfig
+    from liveact_services.tenants.watch import DirectoryWatch
 
 
 class _Strict(BaseModel):
@@ -107,6 +111,26 @@ class ServiceConfig(BaseSettings):
     vae_decoder: StageConfig = StageConfig()
     sessions: SessionLimits = SessionLimits()
 
+    tenants: str | None = None
+    """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the
+    environment variable that holds the YAML; none: everybody, as one tenant without quotas."""
+    pools: dict[Slug, StageConfig] = {}
+    """Denoisers set aside for tenants, by name; `denoiser` is the pool "default". A tenant's pool is checked against these
+    and recorded with its sessions. They are not deployed yet: `denoiser` serves every session."""
+
+    @field_validator("tenants")
+    @classmethod
+    def _absolute(cls, place: str | None) -> str | None:
+        # Replicas have working folders of their own. Symlinks stay: a mounted Secret changes by exchanging one.
+        return place if place is None or place.startswith(ENVIRONMENT) else os.path.abspath(place)
+
+    @field_validator("pools")
+    @classmethod
+    def _no_second_default(cls, pools: dict[str, StageConfig]) -> dict[str, StageConfig]:
+        if DEFAULT_POOL in pools:
+            raise ValueError(f'the pool "{DEFAULT_POOL}" is `denoiser`; accepted are other names')
+        return pools
+
     @model_validator(mode="after")
     def _known_preset(self) -> ServiceConfig:
         if self.preset not in PRESETS:
@@ -120,6 +144,13 @@ class ServiceConfig(BaseSettings):
         return open_checkpoint(
             self.checkpoint, self.preset, audio_encoder=self.audio_encoder_dir, tiny_vae=self.tiny_vae_dir
         )
+
+    def open_tenants(self) -> DirectoryWatch | None:
+        """The directory of tenants, read; None where everybody is let in. Raises `DirectoryError`."""
+        from liveact_services.tenants.source import DirectorySource
+        from liveact_services.tenants.watch import DirectoryWatch
+
+        return None if self.tenants is None else DirectoryWatch(DirectorySource(self.tenants), self.pools)
 
     def sampling(self, model: ModelConfig) -> SamplingConfig:
         """How blocks are sampled: the model's own way but for what is configured."""

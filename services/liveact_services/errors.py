@@ -54,7 +54,7 @@ class Reason(NamedTuple):
 
 _INVALID, _STATE, _RANGE = StatusCode.INVALID_ARGUMENT, StatusCode.FAILED_PRECONDITION, StatusCode.OUT_OF_RANGE
 _ABORTED, _FULL, _AWAY = StatusCode.ABORTED, StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE
-_ABSENT, _DENIED = StatusCode.NOT_FOUND, StatusCode.PERMISSION_DENIED
+_ABSENT, _DENIED, _UNKNOWN = StatusCode.NOT_FOUND, StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED
 
 REASONS: dict[str, Reason] = {
     # The stream's grammar.
@@ -130,9 +130,21 @@ REASONS: dict[str, Reason] = {
     "RESUME_FRAME_UNAVAILABLE": Reason(
         _RANGE, Kind.REQUEST, "The frame asked for can no longer, or not yet, be sent.", "config.resume.next_frame"
     ),
+    # Tenants.
+    "CREDENTIALS_MISSING": Reason(_UNKNOWN, Kind.PLAIN, "The call carries neither an API key nor a token."),
+    "CREDENTIALS_INVALID": Reason(_UNKNOWN, Kind.PLAIN, "The API key or token is not accepted."),
+    "CREDENTIALS_EXPIRED": Reason(_UNKNOWN, Kind.PLAIN, "The time of the API key or token has passed."),
+    "CREDENTIALS_REVOKED": Reason(_UNKNOWN, Kind.PLAIN, "The API key, or the trust in the token's issuer, was withdrawn."),
+    "TENANT_UNKNOWN": Reason(_DENIED, Kind.PLAIN, "The caller is no tenant of this service."),
+    "TENANT_DISABLED": Reason(_DENIED, Kind.PLAIN, "The caller's tenant is disabled."),
+    "AUTHENTICATION_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The keys that verify tokens cannot be fetched."),
+    "QUOTA_SESSIONS": Reason(_FULL, Kind.QUOTA, "The caller's sessions have reached their number."),
+    "QUOTA_STREAMS": Reason(_FULL, Kind.QUOTA, "The caller's streams at once have reached their number."),
+    "QUOTA_FRAME_SIZE": Reason(_FULL, Kind.QUOTA, "The picture is larger than the caller's quota.", "config.width"),
+    "QUOTA_MINUTES": Reason(_FULL, Kind.QUOTA, "The caller's minutes of video of this day (UTC) are used up."),
+    "QUOTA_REQUESTS": Reason(_FULL, Kind.QUOTA, "The caller makes requests faster than its quota."),
     # The service.
     "CAPACITY": Reason(_FULL, Kind.RETRY, "Every replica is full."),
-    "QUOTA_SESSIONS": Reason(_FULL, Kind.QUOTA, "The caller's sessions have reached their number."),
     "STORE_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The session store does not answer."),
     "SHUTTING_DOWN": Reason(_AWAY, Kind.RETRY, "This server stops."),
     "INTERNAL": Reason(StatusCode.INTERNAL, Kind.PLAIN, "Something failed on the server; its log knows the incident."),

@@ -72,7 +72,8 @@ class RunningService:
 def start_service(config: ServiceConfig, progress: Progress = lambda line: None) -> RunningService:
     """Start everything and return once the service is SERVING.
 
-    Port 0 takes a free one. Raises `ServiceStartError`, `CheckpointError` or `ConfigError`; what was started is stopped again.
+    Port 0 takes a free one. Raises `ServiceStartError`, `CheckpointError` or `ConfigError` (a `DirectoryError` is one); what
+    was started is stopped again.
     """
     began = time.monotonic()
     config = config.model_copy(
@@ -80,8 +81,13 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
     )
     for port in (config.port, config.http_port):
         _require_free(config.host, port)
-    # What is wrong with the checkpoint's folder is told now and not half a minute later.
+    # What is wrong with the checkpoint's folder or the tenants is told now and not half a minute later.
     config.open_checkpoint()
+    config.open_tenants()
+    if config.pools:
+        progress(
+            f"pools {', '.join(config.pools)} are recorded and not deployed: the Denoisers of `denoiser` serve all"
+        )
     valkey: EmbeddedValkey | None = None
     running: RunningService | None = None
     try:

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from liveact_services.cli import bench, config, demo, doctor, evaluate, exits, parity, render, serve, stream, train
+from liveact_services.cli import (
+    bench,
+    config,
+    demo,
+    doctor,
+    evaluate,
+    exits,
+    parity,
+    render,
+    serve,
+    stream,
+    tenants,
+    train,
+)
 from liveact_services.cli.output import note, print_json
 
 
@@ -70,6 +83,7 @@ app.command()(parity.parity)
 app.command()(doctor.doctor)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

@@ -24,6 +24,12 @@ Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The portrait: PNG,
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels, multiples of 16.")]
 Prompt = Annotated[str, typer.Option(help="What is seen and how the person acts.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Fixes every random draw.")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LIVEACT_TOKEN", metavar="KEY", help="API key or JWT; other users of this machine see an option."
+    ),
+]
 
 
 def effective_config(file: Path | None, settings: list[str] | None, **overrides: Any) -> ServiceConfig:

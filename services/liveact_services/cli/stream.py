@@ -41,6 +41,7 @@ def stream(
     idle: Annotated[Idle, typer.Option(help="While nobody speaks: live on, or stop the clock.")] = Idle.ANIMATE,
     seed: options.Seed = 0,
     rate: Annotated[int, typer.Option(help="Samples a second of raw voice on stdin.")] = 16000,
+    token: options.Token = None,
     json: options.Json = False,
 ) -> None:
     """Make a portrait talk: IMAGE and VOICE to a service, the video to a file or a player.
@@ -59,25 +60,27 @@ def stream(
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip
     if out == PIPE:
-        report = _stream_to_pipe(server, config, voice, rate, pacing.value)
+        report = _stream_to_pipe(server, token, config, voice, rate, pacing.value)
         Output(json, people_on_stderr=True).show(report.table("stream"))
         return
     from liveact_services.client import Mp4Recorder
 
     with Mp4Recorder(Path(out)) as recorder:
-        report = asyncio.run(_stream(server, config, voice, rate, pacing.value, recorder))
+        report = asyncio.run(_stream(server, token, config, voice, rate, pacing.value, recorder))
     output = Output(json)
     output.show(report.table("stream"), f"written to {out}")
     output.result({"out": out, **report.to_dict()})
 
 
-def _stream_to_pipe(server: str, config: pb2.SessionConfig, voice: str, rate: int, pace: Pace) -> StreamReport:
+def _stream_to_pipe(
+    server: str, token: str | None, config: pb2.SessionConfig, voice: str, rate: int, pace: Pace
+) -> StreamReport:
     from liveact_services.client import FramePipe
 
     try:
         with reserved_stdout() as stdout:
             pipe = FramePipe(stdout.buffer)
-            report = asyncio.run(_stream(server, config, voice, rate, pace, pipe))
+            report = asyncio.run(_stream(server, token, config, voice, rate, pace, pipe))
             pipe.close()
             return report
     except BrokenPipeError:
@@ -86,13 +89,19 @@ def _stream_to_pipe(server: str, config: pb2.SessionConfig, voice: str, rate: in
 
 
 async def _stream(
-    server: str, config: pb2.SessionConfig, voice: str, rate: int, pace: Pace, sink: Mp4Recorder | FramePipe
+    server: str,
+    token: str | None,
+    config: pb2.SessionConfig,
+    voice: str,
+    rate: int,
+    pace: Pace,
+    sink: Mp4Recorder | FramePipe,
 ) -> StreamReport:
     from liveact_services.client import AvatarClient, RecordedVoice, speak
 
     source = await open_voice(voice, rate)
     total = source.seconds if isinstance(source, RecordedVoice) else None
-    async with AvatarClient(server) as client:
+    async with AvatarClient(server, token=token) as client:
         with frame_progress("streaming") as bar:
             task = bar.add_task("", total=total, frames=0)
             return await speak(

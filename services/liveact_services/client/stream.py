@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -19,6 +20,8 @@ from liveact_services.errors import ClientError, from_rpc_error
 MAX_PIECE_BYTES = 960_000
 """Longest voice piece sent; under the API's 1 MiB and whole samples in every format (a multiple of 2, 4, 6 and 8)."""
 
+TOKEN_VARIABLE = "LIVEACT_TOKEN"
+
 # No keepalive: the proxy answers client pings on an idle stream with GOAWAY.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 
@@ -29,7 +32,8 @@ Payload: TypeAlias = pb2.VideoChunk | pb2.AudioSpan | pb2.Event
 class AvatarClient:
     """One channel to a service. Use it as an async context manager.
 
-    `target` is "host:port"; `credentials` turn TLS on; `metadata` goes with every call (an API key, say).
+    `target` is "host:port"; `credentials` turn TLS on; `metadata` goes with every call. `token`, an API key or JWT, says who
+    calls; without one, and without credentials in `metadata`, it is the environment's LIVEACT_TOKEN, if there is one.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class AvatarClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
+        token: str | None = None,
     ) -> None:
         self.target = target
         if credentials is None:
@@ -45,7 +50,7 @@ class AvatarClient:
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
         self._stub = pb2_grpc.AvatarServiceStub(self._channel)
-        self._metadata = tuple(metadata)
+        self._metadata = (*metadata, *_authorization(token, metadata))
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,6 +110,14 @@ class AvatarClient:
             return await method(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
+
+
+def _authorization(token: str | None, metadata: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    if token is None and not any(name in ("authorization", "x-api-key") for name, _ in metadata):
+        token = os.environ.get(TOKEN_VARIABLE, "")
+    # A file's or secret's last newline is no part of a token, and gRPC would quote the whole of it in its complaint.
+    token = (token or "").strip()
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 class AvatarStream:

@@ -54,6 +54,11 @@ class SessionSpec:
     prompt: str
     rate: int
     """Samples a second of the voice, both ways."""
+    tenant: str = "default"
+    weight: float = 1.0
+    """The tenant's share of a contended Denoiser, relative to other tenants'."""
+    pool: str = "default"
+    """The Denoisers meant for it."""
 
 
 @dataclass(frozen=True)

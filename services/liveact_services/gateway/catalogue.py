@@ -14,36 +14,36 @@ class Catalogue:
     """The unary calls of one tenant. Every method raises `ServiceError`."""
 
     def __init__(self, avatars: AvatarStore, sessions: SessionStore, model: ModelConfig, tenant: str) -> None:
-        self._avatars, self._sessions, self._model, self._tenant = avatars, sessions, model, tenant
+        self._avatars, self._sessions, self._model, self.tenant = avatars, sessions, model, tenant
 
     async def create_avatar(self, request: pb.CreateAvatarRequest) -> pb.CreateAvatarResponse:
         """Check the portrait by preparing it, and keep the file: sessions may ask for it at any size."""
         width, height = self._model.limits.default
         picture = await asyncio.to_thread(requests.portrait, request.image, width, height)
         record = await self._avatars.create(
-            self._tenant, request.display_name, request.image, picture.source_width, picture.source_height
+            self.tenant, request.display_name, request.image, picture.source_width, picture.source_height
         )
         return pb.CreateAvatarResponse(avatar=record.to_proto())
 
     async def list_avatars(self) -> pb.ListAvatarsResponse:
         """Newest first."""
-        return pb.ListAvatarsResponse(avatars=[r.to_proto() for r in await self._avatars.list(self._tenant)])
+        return pb.ListAvatarsResponse(avatars=[r.to_proto() for r in await self._avatars.list(self.tenant)])
 
     async def delete_avatar(self, request: pb.DeleteAvatarRequest) -> pb.DeleteAvatarResponse:
         """Sessions that run with it go on."""
-        await self._avatars.delete(names.avatar_id(request.name), self._tenant)
+        await self._avatars.delete(names.avatar_id(request.name), self.tenant)
         return pb.DeleteAvatarResponse()
 
     async def get_session(self, request: pb.GetSessionRequest) -> pb.GetSessionResponse:
         """As it stands in the store."""
-        record = await self._sessions.get(names.session_id(request.name), self._tenant)
+        record = await self._sessions.get(names.session_id(request.name), self.tenant)
         return pb.GetSessionResponse(session=record.to_proto())
 
     async def list_sessions(self) -> pb.ListSessionsResponse:
         """Newest first."""
-        return pb.ListSessionsResponse(sessions=[r.to_proto() for r in await self._sessions.list(self._tenant)])
+        return pb.ListSessionsResponse(sessions=[r.to_proto() for r in await self._sessions.list(self.tenant)])
 
     async def close_session(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
         """Closed in the store; one that has ended stays as it ended."""
-        await self._sessions.close(names.session_id(request.name), self._tenant)
+        await self._sessions.close(names.session_id(request.name), self.tenant)
         return pb.DeleteSessionResponse()

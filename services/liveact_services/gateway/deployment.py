@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc_health.v1 import health_pb2
@@ -25,16 +25,26 @@ from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, du
 from liveact_services.gateway.serve_stages import ServeStages, StageHandles
 from liveact_services.gateway.warm_up import warm_up
 from liveact_services.replica import join_serve_log, replica_id
-from liveact_services.sessions import AvatarStore, Database, Leases, SessionRecord, SessionState, SessionStore, names
+from liveact_services.sessions import (
+    AvatarStore,
+    Database,
+    Leases,
+    RequestQuota,
+    SessionRecord,
+    SessionState,
+    SessionStore,
+    names,
+)
 from liveact_services.sessions.tokens import new_resume_token, token_hash, token_matches
+from liveact_services.tenants import Access, Caller
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
     from ray.serve.handle import DeploymentHandle
 
-TENANT = "default"
-"""Whose everything is: there is one tenant until keys are asked for."""
 SWEEP_S = 5.0
+CHECK_S = 2.0
+"""How often it is looked at whether those who stream still may."""
 
 R = TypeVar("R")
 
@@ -61,11 +71,14 @@ class Gateway:
         self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder)
         database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
-        self._catalogue = Catalogue(self._avatars, self._store, model, TENANT)
+        self._requests = RequestQuota(database)
+        directory = config.open_tenants()
+        self._access = Access(directory)
         self._live: dict[str, LiveSession] = {}
         self._leaving = False
         self._warm = False
-        self._tasks = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._sweep())]
+        work = [self._warm_up(), self._sweep(), self._recheck(), *([directory.run()] if directory else [])]
+        self._tasks = [asyncio.create_task(task) for task in work]
 
     # ---- the stream --------------------------------------------------------------------------------------------------------
 
@@ -74,23 +87,31 @@ class Gateway:
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
         """One session, or the continuation of one."""
         try:
-            async for response in self._stream(stream):
+            async for response in self._stream(stream, await self._enter(grpc_context)):
                 yield response
         except Exception as error:
             known = as_service_error(error)
             _set_status(grpc_context, known)
-            # The status travels with a message (see `_answered`), so the failure is told as an event too.
+            # The status travels with a message (see `_answer`), so the failure is told as an event too.
             event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
             yield pb.StreamAvatarResponse(event=event)
 
-    async def _stream(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> AsyncIterator[pb.StreamAvatarResponse]:
+    async def _enter(self, context: RayServegRPCContext) -> Caller:
+        """Whose call this is, once it is counted. Raises `ServiceError`."""
+        caller = await self._access.caller(context.invocation_metadata())
+        await self._requests.spend(caller.tenant)
+        return caller
+
+    async def _stream(
+        self, stream: AsyncIterator[pb.StreamAvatarRequest], caller: Caller
+    ) -> AsyncIterator[pb.StreamAvatarResponse]:
         config = await self._first(stream)
         if config.HasField("resume"):
-            live, number = await self._resume(config.resume)
+            live, number = await self._resume(config.resume, caller)
             token = config.resume.token
         else:
-            live, token = await self._admit(config)
-            number = live.attach()
+            live, token = await self._admit(config, caller)
+            number = live.attach(caller)
         reader = asyncio.create_task(self._read(stream, live, number))
         try:
             yield pb.StreamAvatarResponse(session=self._introduce(live, token))
@@ -133,47 +154,53 @@ class Gateway:
         if not closed:
             live.abandon(number)
 
-    async def _admit(self, config: pb.SessionConfig) -> tuple[LiveSession, str]:
+    async def _admit(self, config: pb.SessionConfig, caller: Caller) -> tuple[LiveSession, str]:
         if self._leaving:
             raise fail("SHUTTING_DOWN", "this server stops")
         limits = self._config.sessions
         session = names.new_id()
-        spec = requests.session_spec(config, session, self._model, limits)
+        # The config may have come a while after the call.
+        tenant = self._access.check(caller)
+        spec = requests.session_spec(config, session, self._model, limits, tenant)
         voice = requests.voice_format(config.audio_format)
-        picture = await asyncio.to_thread(requests.portrait, await self._image(config), spec.width, spec.height)
+        image = await self._image(config, tenant.id)
+        picture = await asyncio.to_thread(requests.portrait, image, spec.width, spec.height)
         token = new_resume_token(session)
         now = time.time()
         record = SessionRecord(
-            id=session, tenant=TENANT, state=SessionState.ADMITTED, width=spec.width, height=spec.height, fps=spec.fps,
+            id=session, tenant=tenant.id, state=SessionState.ADMITTED, width=spec.width, height=spec.height, fps=spec.fps,
             sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
             pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
             create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
-            resume_hash=token_hash(token), gateway=replica_id(),
+            resume_hash=token_hash(token), gateway=replica_id(), weight=spec.weight, pool=spec.pool,
         )  # fmt: skip
-        ledger = Ledger(record, self._store, self._leases, replica_id(), limits)
+        ledger = Ledger(record, self._store, self._leases, replica_id(), limits, tenant.quotas)
         await ledger.admit()
         live = LiveSession(spec, voice, ServeStages(self._handles), ledger, limits, self._ended)
         self._live[session] = live
         live.start(picture.image)
         return live, token
 
-    async def _image(self, config: pb.SessionConfig) -> bytes:
+    async def _image(self, config: pb.SessionConfig, tenant: str) -> bytes:
         match config.WhichOneof("portrait"):
             case "image":
                 return config.image
             case "avatar":
-                return await self._avatars.image(names.avatar_id(config.avatar), TENANT)
+                return await self._avatars.image(names.avatar_id(config.avatar), tenant)
             case _:
                 raise fail("PORTRAIT_MISSING", "neither image nor avatar is set")
 
-    async def _resume(self, resume: pb.Resume) -> tuple[LiveSession, int]:
-        record = await self._store.resume(resume.token, TENANT)
+    async def _resume(self, resume: pb.Resume, caller: Caller) -> tuple[LiveSession, int]:
+        tenant = self._access.check(caller)
+        record = await self._store.resume(resume.token, tenant.id)
         live = self._live.get(record.id)
         if live is None:
             raise fail("SESSION_LOST", "the gateway that held this session has gone")
         if not token_matches(resume.token, live.ledger.record.resume_hash):
             raise fail("RESUME_TOKEN_INVALID", "the resume token fits no session of this caller")
-        return live, live.resume(resume.next_frame)
+        live.ledger.quotas = tenant.quotas
+        await live.ledger.attach()
+        return live, live.resume(resume.next_frame, caller)
 
     def _introduce(self, live: LiveSession, token: str) -> pb.Session:
         message = live.ledger.record.to_proto()
@@ -202,50 +229,74 @@ class Gateway:
             with contextlib.suppress(ServiceError):
                 await self._store.sweep()
 
+    async def _recheck(self) -> None:
+        """Who would not be let in any more is turned away; who goes on does so under the quotas of now."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            for live in list(self._live.values()):
+                try:
+                    live.ledger.quotas = self._access.check(live.caller).quotas
+                except ServiceError as error:
+                    live.turn_away(error)
+
     # ---- avatars and sessions ----------------------------------------------------------------------------------------------
 
     async def CreateAvatar(
         self, request: pb.CreateAvatarRequest, grpc_context: RayServegRPCContext
     ) -> pb.CreateAvatarResponse:
         """Check a portrait and keep it."""
-        return await _answered(grpc_context, pb.CreateAvatarResponse(), self._catalogue.create_avatar(request))
+        return await self._answer(grpc_context, pb.CreateAvatarResponse(), lambda mine: mine.create_avatar(request))
 
     async def ListAvatars(
         self, request: pb.ListAvatarsRequest, grpc_context: RayServegRPCContext
     ) -> pb.ListAvatarsResponse:
         """The caller's avatars."""
-        return await _answered(grpc_context, pb.ListAvatarsResponse(), self._catalogue.list_avatars())
+        return await self._answer(grpc_context, pb.ListAvatarsResponse(), lambda mine: mine.list_avatars())
 
     async def DeleteAvatar(
         self, request: pb.DeleteAvatarRequest, grpc_context: RayServegRPCContext
     ) -> pb.DeleteAvatarResponse:
         """Forget an avatar."""
-        return await _answered(grpc_context, pb.DeleteAvatarResponse(), self._catalogue.delete_avatar(request))
+        return await self._answer(grpc_context, pb.DeleteAvatarResponse(), lambda mine: mine.delete_avatar(request))
 
     async def GetSession(
         self, request: pb.GetSessionRequest, grpc_context: RayServegRPCContext
     ) -> pb.GetSessionResponse:
         """One session's record."""
-        return await _answered(grpc_context, pb.GetSessionResponse(), self._catalogue.get_session(request))
+        return await self._answer(grpc_context, pb.GetSessionResponse(), lambda mine: mine.get_session(request))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, grpc_context: RayServegRPCContext
     ) -> pb.ListSessionsResponse:
         """The caller's sessions."""
-        return await _answered(grpc_context, pb.ListSessionsResponse(), self._catalogue.list_sessions())
+        return await self._answer(grpc_context, pb.ListSessionsResponse(), lambda mine: mine.list_sessions())
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, grpc_context: RayServegRPCContext
     ) -> pb.DeleteSessionResponse:
         """Close a session."""
-        return await _answered(grpc_context, pb.DeleteSessionResponse(), self._delete_session(request))
+        empty = pb.DeleteSessionResponse()
+        return await self._answer(grpc_context, empty, lambda mine: self._delete_session(request, mine))
 
-    async def _delete_session(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
+    async def _delete_session(self, request: pb.DeleteSessionRequest, mine: Catalogue) -> pb.DeleteSessionResponse:
         live = self._live.get(names.session_id(request.name))
-        if live is not None:
+        # Another tenant's is not here, as one that does not exist is not.
+        if live is not None and live.spec.tenant == mine.tenant:
             await live.close()
         # Written either way: the record is the answer to whoever asks next.
-        return await self._catalogue.close_session(request)
+        return await mine.close_session(request)
+
+    async def _answer(self, context: RayServegRPCContext, empty: R, ask: Callable[[Catalogue], Awaitable[R]]) -> R:
+        """What the caller's catalogue answers, or the status of what it failed with and an empty message.
+
+        Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
+        """
+        try:
+            caller = await self._enter(context)
+            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id))
+        except Exception as error:
+            _set_status(context, as_service_error(error))
+            return empty
 
     # ---- the server --------------------------------------------------------------------------------------------------------
 
@@ -258,8 +309,16 @@ class Gateway:
             version=liveact_services.__version__, preset=self._model.name, checkpoint=self._checkpoint,
             min_side=limits.minimum, max_side=limits.maximum,
             default_width=limits.default[0], default_height=limits.default[1],
-            codecs=list(CODECS.values()), sample_rates_hz=SAMPLE_RATES, sessions=len(self._live),
+            codecs=list(CODECS.values()), sample_rates_hz=SAMPLE_RATES, sessions=await self._sessions_of(grpc_context),
         )  # fmt: skip
+
+    async def _sessions_of(self, context: RayServegRPCContext) -> int:
+        """How many sessions of the caller run here; none of a caller who does not say who it is."""
+        try:
+            tenant = (await self._access.caller(context.invocation_metadata())).tenant.id
+        except ServiceError:
+            return 0
+        return sum(live.spec.tenant == tenant for live in self._live.values())
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
@@ -287,18 +346,6 @@ class Gateway:
     def _health(self) -> Any:
         serving = self._warm and not self._leaving
         return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def _answered(context: RayServegRPCContext, empty: R, answer: Awaitable[R]) -> R:
-    """The answer, or the status of what it failed with and an empty message.
-
-    Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
-    """
-    try:
-        return await answer
-    except Exception as error:
-        _set_status(context, as_service_error(error))
-        return empty
 
 
 def _set_status(context: RayServegRPCContext, error: ServiceError) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import IllegalMove, LeaseLost, Leases, SessionRecord, SessionState, SessionStore
+from liveact_services.sessions.quotas import minutes_used_up
+from liveact_services.tenants import UNLIMITED, Quotas
 
 if TYPE_CHECKING:
     from liveact_services.conductor.stages import Stages
@@ -30,20 +32,45 @@ class Ledger:
     """
 
     def __init__(
-        self, record: SessionRecord, store: SessionStore, leases: Leases, owner: str, limits: SessionLimits
+        self,
+        record: SessionRecord,
+        store: SessionStore,
+        leases: Leases,
+        owner: str,
+        limits: SessionLimits,
+        quotas: Quotas = UNLIMITED,
     ) -> None:
         self.record = record
+        self.quotas = quotas
+        """The tenant's, as they are now."""
+        self.attached = True
+        """Whether a client is: then the session holds one of its tenant's streams."""
+        self.refusal: ServiceError | None = None
+        """Why the session may not go on: its tenant's minutes are used up, or its record was ended by somebody else."""
         self._store, self._leases, self._owner, self._limits = store, leases, owner, limits
         self._moves: list[SessionState] = []
         self._token: int | None = None
         self._changed = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     async def admit(self) -> None:
-        """Write the new session and take its lease. Raises `ServiceError`: without Redis nothing new is begun."""
-        await self._store.admit(self.record)
+        """Write the new session, reserve what it takes of its tenant's quotas, and take its lease.
+
+        Raises `ServiceError`: without Redis nothing new is begun.
+        """
+        await self._store.admit(self.record, self.quotas)
         self._token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS)
         self._writer = asyncio.create_task(self._write())
+
+    async def attach(self) -> None:
+        """Reserve the stream of a client that resumes; the caller then sets `attached` at once, or the place lapses.
+
+        Raises `ServiceError`.
+        """
+        # Not while a report is on its way that still says that nobody is attached.
+        async with self._writing:
+            await self._store.attach(self.record.id, self.record.tenant, self.quotas)
 
     def placed(self, stages: Stages) -> None:
         """Note which replicas hold the session, where stages are replicas."""
@@ -78,7 +105,8 @@ class Ledger:
                     await self._changed.wait()
             self._changed.clear()
             try:
-                await self._flush()
+                async with self._writing:
+                    await self._flush()
             except LeaseLost:
                 # Our own lease lapsed while Redis was away or we were slow; nobody else can run this session, so take it back.
                 self._token = None
@@ -91,6 +119,7 @@ class Ledger:
                 else:
                     # The record was ended by somebody else, and nothing leaves an ended state.
                     log.warning("session record: %s", error, extra={"session_id": self.record.id})
+                    self.refusal = error
                     return
 
     async def _flush(self) -> None:
@@ -102,15 +131,18 @@ class Ledger:
         if not self.record.state.ended:
             record = self.record
             await self._leases.renew(record.id, self._token, LEASE_MS)
-            await self._store.touch(
-                record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry()
-            )
+            to_next_day = await self._store.touch(
+                record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry(),
+                attached=self.attached, quotas=self.quotas,
+            )  # fmt: skip
+            if to_next_day is not None:
+                self.refusal = minutes_used_up(record.tenant, self.quotas, to_next_day)
 
     async def _move(self, state: SessionState, token: int) -> None:
         record = self.record
         try:
             await self._store.move(
-                record.id, state, token=token, block=record.block, frame=record.frame,
+                record.id, state, token=token, attached=self.attached, block=record.block, frame=record.frame,
                 denoiser=record.denoiser, decoder=record.decoder,
             )  # fmt: skip
         except IllegalMove as error:

@@ -25,6 +25,7 @@ from liveact_services.gateway.messages import responses
 from liveact_services.gateway.outbox import Outbox
 from liveact_services.gateway.requests import VoiceFormat
 from liveact_services.sessions import SessionState
+from liveact_services.tenants.access import ANYBODY, Caller, is_about_credential
 
 TICK_S = 0.25
 KEEP_S = 30.0
@@ -62,6 +63,8 @@ class LiveSession:
         """Number of the next piece of voice."""
         self._streams = 0
         self._attached = False
+        self.caller = ANYBODY
+        """Whose the attached stream is, or the last one was."""
         self._created = self._heard = self._acked_at = self._left = time.monotonic()
         self._warned = False
         self._noticed = ""
@@ -77,10 +80,11 @@ class LiveSession:
         self._performance = _independent(self._perform(portrait))
         self._timers = _independent(self._watch())
 
-    def attach(self) -> int:
-        """A stream takes the session; gives its number. A stream that had it finds itself taken over."""
+    def attach(self, caller: Caller = ANYBODY) -> int:
+        """A caller's stream takes the session; gives its number. A stream that had it finds itself taken over."""
+        self.caller = caller
         self._streams += 1
-        self._attached = True
+        self._attached = self.ledger.attached = True
         self._heard = self._acked_at = time.monotonic()
         self.conductor.pause(False)
         return self._streams
@@ -89,7 +93,7 @@ class LiveSession:
         """The stream is gone; if it is still the session's, the session waits for another."""
         if stream != self._streams or self.over or self._outbox.drained:
             return
-        self._attached = False
+        self._attached = self.ledger.attached = False
         self._left = time.monotonic()
         self.conductor.pause(True)
         if self._ready:
@@ -102,14 +106,25 @@ class LiveSession:
                 fail("STREAM_NOT_CLOSED", "the stream ended without close; resume it with its token")
             )
 
-    def resume(self, next_frame: int) -> int:
+    def turn_away(self, error: ServiceError) -> None:
+        """The caller would not be let in any more.
+
+        A credential that is accepted no more ends its stream, and another of the same tenant resumes the session; a tenant
+        that is accepted no more loses the session.
+        """
+        if not is_about_credential(error):
+            self.fail(error)
+        elif self._attached and not self.over:
+            self._outbox.break_off(error)
+
+    def resume(self, next_frame: int, caller: Caller = ANYBODY) -> int:
         """Attach, and have the messages start with this frame. Raises `ServiceError` when it is not here."""
         if self.over:
             raise fail("SESSION_ENDED", "the session has ended")
         self._outbox.rewind(next_frame)
         if self.ledger.record.state is SessionState.DETACHED:
             self.ledger.moved(SessionState.STREAMING)
-        return self.attach()
+        return self.attach(caller)
 
     def messages(self) -> AsyncIterator[pb.StreamAvatarResponse]:
         """What the attached stream is to send, to the session's end; raises what ended it."""
@@ -230,7 +245,9 @@ class LiveSession:
             if not self.conductor.out_of_credit:
                 self._acked_at = now
             age = now - self._created
-            if age > limits.max_duration_s:
+            if self.ledger.refusal is not None:
+                self.fail(self.ledger.refusal)
+            elif age > limits.max_duration_s:
                 self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
             elif not self._attached:
                 if now - self._left > limits.detached_timeout_s:

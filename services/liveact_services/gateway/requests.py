@@ -19,6 +19,7 @@ from liveact_services.conductor.stages import Codec, Idle, Pacing, SessionSpec
 from liveact_services.config import SessionLimits
 from liveact_services.errors import fail
 from liveact_services.gateway.messages import CODECS, ENCODINGS, IDLE_POLICIES, MAX_MESSAGE_BYTES, PACINGS
+from liveact_services.tenants import DEFAULT_TENANT, Tenant
 
 MAX_AUDIO_BYTES = 1024 * 1024
 CLIPPED_FRACTION = 0.01
@@ -37,8 +38,10 @@ class VoiceFormat:
     encoding: str
 
 
-def session_spec(config: pb.SessionConfig, session: str, model: ModelConfig, limits: SessionLimits) -> SessionSpec:
-    """The session a config asks for. Raises `ServiceError`."""
+def session_spec(
+    config: pb.SessionConfig, session: str, model: ModelConfig, limits: SessionLimits, tenant: Tenant = DEFAULT_TENANT
+) -> SessionSpec:
+    """The session a config asks for, on behalf of a tenant. Raises `ServiceError`."""
     width, height = config.width, config.height
     if width == 0 and height == 0:
         width, height = model.limits.default
@@ -46,6 +49,7 @@ def session_spec(config: pb.SessionConfig, session: str, model: ModelConfig, lim
         check_size(model, width, height)
     except ConfigError as error:
         raise fail("SIZE_UNSUPPORTED", str(error)) from None
+    _check_quota(width, height, tenant)
     codec = _choice(config.codec, CODECS, Codec.H264, "CODEC_UNSUPPORTED", pb.VideoCodec.Name)
     if codec is Codec.RGB and (size := width * height * 3) > MAX_MESSAGE_BYTES:
         raise fail("CODEC_UNSUPPORTED", f"raw frames of {width}x{height}: {size} bytes do not go into one message")
@@ -59,6 +63,7 @@ def session_spec(config: pb.SessionConfig, session: str, model: ModelConfig, lim
         idle=_choice(config.idle_policy, IDLE_POLICIES, Idle.ANIMATE, "IDLE_POLICY_UNSUPPORTED", pb.IdlePolicy.Name),
         seed=config.seed, prompt=prompt_text(config.prompt, limits) or DEFAULT_PROMPT,
         rate=voice_format(config.audio_format).rate,
+        tenant=tenant.id, weight=tenant.weight, pool=tenant.pool,
     )  # fmt: skip
 
 
@@ -124,6 +129,16 @@ def media_time(microseconds: int) -> float:
     if microseconds < 0:
         raise fail("MEDIA_TIME_NEGATIVE", f"media time {microseconds}: accepted are 0 and above")
     return microseconds / 1_000_000
+
+
+def _check_quota(width: int, height: int, tenant: Tenant) -> None:
+    sides = (("width", width, tenant.quotas.width), ("height", height, tenant.quotas.height))
+    for name, asked, most in sides:
+        if most is not None and asked > most:
+            raise fail(
+                "QUOTA_FRAME_SIZE", f"{name} {asked}: this tenant may have {most}",
+                field=f"config.{name}", quota_subject=f"tenant:{tenant.id}",
+            )  # fmt: skip
 
 
 def _choice(value: int, table: Mapping[E, int], default: E, reason: str, name: Callable[[int], str]) -> E:

@@ -28,6 +28,8 @@ _UNAVAILABLE = (
 )
 """What passes once Redis is back, failed over or relieved. All else is a mistake of ours and stays what it is."""
 
+_USES = "-- uses "
+
 
 class Database:
     """One Redis (6.2 or newer), seen through a key prefix."""
@@ -81,4 +83,7 @@ class Database:
 
 @cache
 def _source(script: str) -> str:
-    return resources.files(__package__).joinpath("scripts", f"{script}.lua").read_text(encoding="utf-8")
+    """The script, with what its first line says it uses in front: Redis 6.2 has no libraries."""
+    text = resources.files(__package__).joinpath("scripts", f"{script}.lua").read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    return _source(first.removeprefix(_USES)) + text if first.startswith(_USES) else text

@@ -24,9 +24,25 @@ class SessionKeys:
         """Set of the tenant's sessions, ended ones too."""
         return self._key("tenant", tenant, "sessions")
 
-    def live_of_tenant(self, tenant: str) -> str:
-        """Set of those that count towards its quota."""
-        return self._key("tenant", tenant, "live")
+    def places_of_tenant(self, tenant: str) -> str:
+        """Sorted set of the sessions that count towards its quota, by when each place lapses unless it is renewed."""
+        return self._key("tenant", tenant, "places")
+
+    def streams_of_tenant(self, tenant: str) -> str:
+        """The same of those with a client attached."""
+        return self._key("tenant", tenant, "streams")
+
+    def usage_of_tenant(self, tenant: str) -> str:
+        """Hash of a UTC day and the milliseconds of video made in it."""
+        return self._key("tenant", tenant, "usage")
+
+    def requests_of_tenant(self, tenant: str) -> str:
+        """Its token bucket."""
+        return self._key("tenant", tenant, "requests")
+
+    def tenants(self) -> str:
+        """What the keys of all tenants begin with; a script that knows the session finds its tenant's."""
+        return self._key("tenant", "")
 
 
 def state_list(states: frozenset[SessionState]) -> str:

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from liveact.v1 import avatar_pb2
 from liveact_services.sessions.names import session_name
 from liveact_services.sessions.states import SessionState
+from liveact_services.tenants.tenant import DEFAULT_POOL
 
 FieldValue = str | int | float
 
@@ -54,6 +55,10 @@ class SessionRecord:
     """Blocks finished: the next block's index."""
     frame: int = 0
     """Video frames made."""
+    weight: float = 1.0
+    """Its tenant's share of a contended Denoiser."""
+    pool: str = DEFAULT_POOL
+    """The Denoisers meant for its tenant."""
 
     def to_hash(self) -> dict[str, str]:
         """Field names to text; a number reads back exactly."""
@@ -61,12 +66,14 @@ class SessionRecord:
 
     @classmethod
     def from_hash(cls, stored: Mapping[bytes, bytes]) -> SessionRecord:
-        """The record of a stored hash. Fields this version does not know are left out: versions mix in a rollout.
+        """The record of a stored hash. Versions mix in a rollout: fields unknown here are left out, later ones get defaults.
 
-        Raises ValueError for a hash that lacks a field or holds what does not read.
+        Raises ValueError for a hash that lacks a field without default or holds what does not read.
         """
+        optional = {f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+        known = {name: read for name, read in _readers().items() if name.encode() in stored or name not in optional}
         try:
-            return cls(**{name: read(stored[name.encode()].decode()) for name, read in _readers().items()})
+            return cls(**{name: read(stored[name.encode()].decode()) for name, read in known.items()})
         except (KeyError, ValueError) as error:
             raise ValueError(f"the stored session {stored.get(b'id', b'?')!r} does not read: {error}") from error
 
@@ -94,7 +101,7 @@ class SessionRecord:
 
 
 WRITABLE = frozenset(field.name for field in dataclasses.fields(SessionRecord)) - {
-    "id", "tenant", "state", "create_time", "update_time", "token",
+    "id", "tenant", "state", "create_time", "update_time", "token", "weight", "pool",
 }  # fmt: skip
 """Fields a caller may change with a move; the store itself keeps the others."""
 

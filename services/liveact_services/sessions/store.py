@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from liveact_services.errors import ServiceError, fail
 from liveact_services.sessions.database import Clock, Database
 from liveact_services.sessions.keys import ENDED_LIST, SessionKeys, state_list
 from liveact_services.sessions.leases import LeaseLost
+from liveact_services.sessions.quotas import HOLD_MS, daily_ms, refusal
 from liveact_services.sessions.record import WRITABLE, FieldValue, SessionRecord, encode
 from liveact_services.sessions.states import IllegalMove, SessionState, sources
 from liveact_services.sessions.tokens import token_matches, token_session
+from liveact_services.tenants.tenant import UNLIMITED, Quotas
 
 _SWEEP_BATCH = 500
 
@@ -32,21 +35,36 @@ class SessionStore:
     async def ping(self) -> None:
         await self._database.ping()
 
-    async def admit(self, record: SessionRecord, max_sessions_per_tenant: int | None = None) -> None:
-        """Writes a new session, if its tenant may have one more. Raises QUOTA_SESSIONS or SESSION_EXISTS."""
-        outcome = await self._write_new(record, max_sessions_per_tenant)
-        if outcome == "QUOTA":
-            raise fail(
-                "QUOTA_SESSIONS",
-                f"this tenant has its {max_sessions_per_tenant} sessions; close one first",
-                quota_subject=f"tenant:{record.tenant}",
-            )
+    async def admit(self, record: SessionRecord, quotas: Quotas = UNLIMITED) -> None:
+        """Writes a new session and reserves its place and its stream, if its tenant's quotas allow them.
+
+        Raises QUOTA_SESSIONS, QUOTA_STREAMS, QUOTA_MINUTES or SESSION_EXISTS.
+        """
+        outcome, rest = await self._write_new(record, quotas, attached=True)
+        if error := refusal(outcome, rest, record.tenant, quotas):
+            raise error
         if outcome == "DUPLICATE":
             raise fail("SESSION_EXISTS", f"session {record.id} was admitted before")
 
     async def restore(self, record: SessionRecord) -> bool:
         """Writes a running session again after Redis lost its data. False where the record is there."""
-        return await self._write_new(record, None) == "OK"
+        outcome, _ = await self._write_new(record, UNLIMITED, attached=False)
+        return outcome == "OK"
+
+    async def attach(self, session_id: str, tenant: str, quotas: Quotas = UNLIMITED) -> None:
+        """Reserves the stream of a session that is resumed; one that takes over needs no second.
+
+        `touch` renews it. Raises QUOTA_STREAMS, QUOTA_MINUTES or SESSION_NOT_FOUND.
+        """
+        outcome, rest = await self._database.run(
+            "attach",
+            [self._keys.session(session_id), self._keys.streams_of_tenant(tenant), self._keys.usage_of_tenant(tenant)],
+            [session_id, _optional(quotas.streams), daily_ms(quotas), HOLD_MS],
+        )
+        if error := refusal(outcome, rest, tenant, quotas):
+            raise error
+        if outcome == "MISSING":
+            raise _not_found(session_id)
 
     async def get(self, session_id: str, tenant: str) -> SessionRecord:
         """Raises SESSION_NOT_FOUND, also for another tenant's session."""
@@ -84,12 +102,19 @@ class SessionStore:
         return record
 
     async def move(
-        self, session_id: str, to_state: SessionState, *, token: int | None = None, **fields: FieldValue
+        self,
+        session_id: str,
+        to_state: SessionState,
+        *,
+        token: int | None = None,
+        attached: bool = True,
+        **fields: FieldValue,
     ) -> SessionRecord:
         """Moves a session if the stored state allows it, and writes `fields` with it; returns the new record.
 
-        With a fencing token only the lease's holder may. An end frees the lease and the tenant's place. Raises
-        SESSION_NOT_FOUND, IllegalMove or LeaseLost, and TypeError for a field that is not the caller's to write.
+        With a fencing token only the lease's holder may. An end frees the lease and the tenant's place, `attached=False`
+        its stream. Raises SESSION_NOT_FOUND, IllegalMove or LeaseLost, and TypeError for a field that is not the caller's
+        to write.
         """
         if unknown := fields.keys() - WRITABLE:
             raise TypeError(f"a move cannot write {', '.join(sorted(unknown))}; it can {', '.join(sorted(WRITABLE))}")
@@ -103,8 +128,10 @@ class SessionStore:
             [
                 self._keys.session(session_id),
                 self._keys.lease(session_id),
-                self._keys.live_of_tenant(current.tenant),
+                self._keys.places_of_tenant(current.tenant),
                 self._keys.due,
+                self._keys.streams_of_tenant(current.tenant),
+                self._keys.usage_of_tenant(current.tenant),
             ],
             [
                 session_id,
@@ -112,6 +139,8 @@ class SessionStore:
                 "1" if to_state.ended else "",
                 _optional(token),
                 _optional(due),
+                _optional(fields.get("frame")),
+                "1" if attached else "0",
                 *_pairs({**fields, "state": to_state, "update_time": now}),
             ],
         )
@@ -134,21 +163,39 @@ class SessionStore:
         block: int | None = None,
         frame: int | None = None,
         expire_time: float | None = None,
-    ) -> None:
-        """The lease holder's report: how far the session is, how long it may live.
+        attached: bool | None = None,
+        quotas: Quotas = UNLIMITED,
+    ) -> float | None:
+        """The lease holder's report: how far the session is, how long it may live, whether a client is attached.
 
-        Raises LeaseLost or SESSION_NOT_FOUND.
+        Renews what the session holds of its tenant's quotas and counts what it made since it last said so. Gives None, or
+        the seconds to the next day where the minutes of this one are used up. Raises LeaseLost or SESSION_NOT_FOUND.
         """
         fields = {"block": block, "frame": frame, "expire_time": expire_time, "update_time": self._clock()}
-        outcome, _ = await self._database.run(
+        outcome, rest = await self._database.run(
             "touch",
             [self._keys.session(session_id), self._keys.lease(session_id), self._keys.due],
-            [session_id, token, _optional(expire_time), *_pairs({n: v for n, v in fields.items() if v is not None})],
+            [
+                session_id,
+                token,
+                _optional(expire_time),
+                _optional(frame),
+                "" if attached is None else str(int(attached)),
+                daily_ms(quotas),
+                HOLD_MS,
+                self._keys.tenants(),
+                *_pairs({n: v for n, v in fields.items() if v is not None}),
+            ],
         )
-        if outcome == "STALE":
-            raise LeaseLost(session_id)
-        if outcome == "MISSING":
-            raise _not_found(session_id)
+        match outcome:
+            case "STALE":
+                raise LeaseLost(session_id)
+            case "MISSING":
+                raise _not_found(session_id)
+            case "OVER":
+                return float(rest[0])
+            case _:
+                return None
 
     async def close(self, session_id: str, tenant: str) -> SessionRecord:
         """Ends a session at its owner's wish; one that has ended stays as it ended. Raises SESSION_NOT_FOUND."""
@@ -192,7 +239,13 @@ class SessionStore:
             return "FORGOTTEN" if outcome == "OK" else outcome
         outcome, _ = await self._database.run(
             "expire",
-            [key, self._keys.lease(session_id), self._keys.live_of_tenant(tenant), due],
+            [
+                key,
+                self._keys.lease(session_id),
+                self._keys.places_of_tenant(tenant),
+                due,
+                self._keys.streams_of_tenant(tenant),
+            ],
             [session_id, now, now + self._retention_s, ENDED_LIST],
         )
         return outcome
@@ -201,18 +254,28 @@ class SessionStore:
         stored = await self._database.call(self._database.client.hgetall(self._keys.session(session_id)))
         return SessionRecord.from_hash(stored) if stored else None
 
-    async def _write_new(self, record: SessionRecord, limit: int | None) -> str:
-        outcome, _ = await self._database.run(
+    async def _write_new(self, record: SessionRecord, quotas: Quotas, *, attached: bool) -> tuple[str, Sequence[Any]]:
+        return await self._database.run(
             "admit",
             [
                 self._keys.session(record.id),
                 self._keys.of_tenant(record.tenant),
-                self._keys.live_of_tenant(record.tenant),
+                self._keys.places_of_tenant(record.tenant),
                 self._keys.due,
+                self._keys.streams_of_tenant(record.tenant),
+                self._keys.usage_of_tenant(record.tenant),
             ],
-            [record.id, _optional(limit), encode(record.expire_time), *_pairs(record.to_hash())],
+            [
+                record.id,
+                encode(record.expire_time),
+                _optional(quotas.sessions),
+                _optional(quotas.streams),
+                daily_ms(quotas),
+                HOLD_MS,
+                "1" if attached else "0",
+                *_pairs(record.to_hash()),
+            ],
         )
-        return outcome
 
 
 def _pairs(fields: Mapping[str, FieldValue]) -> list[str]:
