@@ -23,7 +23,10 @@ _NOBODYS = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 def _moment(value: Any) -> Any:
     # YAML reads an unquoted timestamp itself, and strict mode would refuse a quoted one.
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        moment = None
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValueError("expected a time with its zone, as 2027-01-31T00:00:00Z")
     return moment
