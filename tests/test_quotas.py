@@ -66,6 +66,10 @@ async def test_streams_are_those_attached(store: SessionStore, leases: Leases) -
     await store.attach(first.id, "acme", quotas)
     await fails(store.admit(make_record(), quotas), "QUOTA_STREAMS")
     await store.admit(make_record(tenant="globex"), quotas)
+    await store.close(first.id, "acme")
+    await fails(store.attach(first.id, "acme", quotas), "SESSION_ENDED")
+    await fails(store.attach("unknown", "acme", quotas), "SESSION_NOT_FOUND")
+    await store.admit(make_record(), quotas)
 
 
 async def test_a_refused_session_takes_nothing(store: SessionStore, database: Database) -> None:

@@ -121,6 +121,7 @@ WRONG = {
     "tenants: [{id: a, keys: [{id: '0123456789ab', sha256: H, expires: soon}]}]": r"keys.0.expires: expected a time",
     "tenants: [{id: a, keys: [{id: '0123456789ab', sha256: H}, {id: '0123456789ab', sha256: H}]}]": r"keys.1.id: key 01234",
     "tenants: [\n{id: a},\n]\nb: [": r"tenants.yaml: line \d: not YAML",
+    "tenants: [{id: a, keys: [{expires: 2027-13-01T00:00:00Z}]}]": r"tenants.yaml: not YAML \(month must be in 1..12\)",
     "tenants: [{id: a}]\n1: 2": r"a field's name is no text",
     "tenants: [{id: a}]\nissuers: [{}]": r"issuers.0.issuer: Field required",
 }
@@ -132,6 +133,7 @@ WRONG |= {
         ("RS256", "none"): r"issuers.0.algorithms.0: Input should be 'RS256'",
         ("[RS256]", "[]"): r"issuers.0.algorithms: List should have at least 1",
         ("keys.json", "http://example.com/k"): r"issuers.0.jwks: expected a path or an https:// URL",
+        ("keys.json", "https://me:secret@example.com/k"): r"issuers.0.jwks: expected a URL without user and password",
         ("keys.json", "file:///k"): r"issuers.0.jwks: expected a path or an https:// URL",
         ("i,", "i, leeway_s: 4000,"): r"issuers.0.leeway_s: Input should be less",
     }.items()
@@ -302,7 +304,6 @@ async def test_a_key_is_let_in_as_its_tenant(tenants: Tenants) -> None:
     keys = {name: tenants.add(name, weight=weight) for name, weight in (("acme", 2), ("globex", 1))}
     second = tenants.add_key("acme", expires="2999-01-01T00:00:00Z")
     access = Access(watch(tenants.write()))
-    assert not access.is_open
     for text, tenant in ((keys["acme"], "acme"), (keys["globex"], "globex"), (second, "acme")):
         for metadata in (bearer(text), [("x-api-key", text)], [("authorization", f"bEaReR  {text} ".encode())]):
             caller = await access.caller(metadata)
@@ -369,7 +370,6 @@ async def test_a_check_gives_the_tenant_as_it_is_now(tenants: Tenants) -> None:
 
 async def test_without_a_directory_everybody_is_the_default_tenant() -> None:
     access = Access(None)
-    assert access.is_open
     for metadata in ([], bearer("nonsense"), [("x-api-key", "a"), ("x-api-key", "b")]):
         caller = await access.caller(metadata)
         assert caller == Caller(DEFAULT_TENANT)

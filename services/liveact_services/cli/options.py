@@ -27,7 +27,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Fixes every rando
 Token = Annotated[
     str | None,
     typer.Option(
-        envvar="LIVEACT_TOKEN", metavar="KEY", help="API key or JWT; other users of this machine see an option."
+        envvar="LIVEACT_TOKEN", metavar="KEY", help="API key or JWT; better in the environment: others see options."
     ),
 ]
 

@@ -54,15 +54,17 @@ class SessionStore:
     async def attach(self, session_id: str, tenant: str, quotas: Quotas = UNLIMITED) -> None:
         """Reserves the stream of a session that is resumed; one that takes over needs no second.
 
-        `touch` renews it. Raises QUOTA_STREAMS, QUOTA_MINUTES or SESSION_NOT_FOUND.
+        `touch` renews it. Raises QUOTA_STREAMS, QUOTA_MINUTES, SESSION_NOT_FOUND, SESSION_ENDED or SESSION_EXPIRED.
         """
         outcome, rest = await self._database.run(
             "attach",
             [self._keys.session(session_id), self._keys.streams_of_tenant(tenant), self._keys.usage_of_tenant(tenant)],
-            [session_id, _optional(quotas.streams), daily_ms(quotas), HOLD_MS],
+            [session_id, _optional(quotas.streams), daily_ms(quotas), HOLD_MS, ENDED_LIST],
         )
         if error := refusal(outcome, rest, tenant, quotas):
             raise error
+        if outcome == "ENDED":
+            raise IllegalMove(session_id, SessionState[rest[0].decode()], SessionState.STREAMING)
         if outcome == "MISSING":
             raise _not_found(session_id)
 

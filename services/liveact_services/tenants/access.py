@@ -41,11 +41,6 @@ class Access:
         self._watch, self._clock = watch, clock
         self._key_sets: dict[str, KeySet] = {}
 
-    @property
-    def is_open(self) -> bool:
-        """Whether everybody is let in."""
-        return self._watch is None
-
     async def caller(self, metadata: Metadata) -> Caller:
         """Whose call this is. Raises `ServiceError` CREDENTIALS_..., TENANT_... or AUTHENTICATION_UNAVAILABLE."""
         if self._watch is None:

@@ -15,7 +15,7 @@ from liveact_services.tenants.api_key import ApiKey
 from liveact_services.tenants.issuer import Issuer
 from liveact_services.tenants.tenant import DEFAULT_POOL, Quotas, Strict, Tenant
 
-# The C loader reads ten thousand tenants in a second, the other in ten.
+# The C loader is three times as fast: two seconds for ten thousand tenants.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -92,6 +92,9 @@ class TenantDirectory:
 def _read(text: Text) -> _Document:
     try:
         loaded = yaml.load(text.content, _LOADER)
+    except ValueError as error:
+        # A date that is none, as YAML's own constructor puts it.
+        raise DirectoryError(f"{text.place}: not YAML ({error})") from None
     except yaml.YAMLError as error:
         # The whole message would quote the line, and keys may stand in it.
         mark = getattr(error, "problem_mark", None)

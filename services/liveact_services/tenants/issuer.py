@@ -23,6 +23,8 @@ _Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 def _source(place: str) -> str:
     parts = urlsplit(place)
+    if "@" in parts.netloc:
+        raise ValueError("expected a URL without user and password: it stands in logs")
     if parts.scheme == "" or (parts.scheme == "https" and parts.hostname):
         return place
     if parts.scheme == "http" and _is_loopback(parts.hostname or ""):

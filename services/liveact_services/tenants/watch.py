@@ -28,7 +28,7 @@ class DirectoryWatch:
         """Look for a new version every `POLL_S` seconds, for ever."""
         while True:
             await asyncio.sleep(POLL_S)
-            # A large directory takes a second to read.
+            # A large directory takes seconds to read.
             await asyncio.to_thread(self.poll)
 
     def poll(self) -> bool:
