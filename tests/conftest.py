@@ -54,7 +54,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def portrait() -> bytes:
-    """A photograph, as a JPEG file."""
+    """A drawn portrait, as a JPEG file."""
     return (EXAMPLES / "portrait.jpg").read_bytes()
 
 

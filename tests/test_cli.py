@@ -200,6 +200,14 @@ def test_doctor_reports_every_area_and_why_something_is_absent(monkeypatch):
     assert checks["flash_attn"]["found"] == "absent"
     assert "pip install" in checks["flash_attn"]["fix"]
     assert checks["libx264"]["found"] == checks["aac"]["found"] == checks["Valkey"]["found"] == "ok"
+    assert checks["checkpoint"]["found"] == "ok"
+
+
+def test_doctor_says_where_trained_weights_are_to_be_had():
+    checks = {
+        check["name"]: check
+        for check in last_json(run("doctor", "--checkpoint", "untrained", "--json").stdout)["checks"]
+    }
     assert checks["checkpoint"]["found"] == "warning"
     assert "hf download" in checks["checkpoint"]["fix"]
 
@@ -418,7 +426,10 @@ def test_demo_writes_the_video_and_measures_both_passes(tmp_path, stand_in, port
 
 
 def test_render_writes_the_bare_pipeline_to_an_mp4(tmp_path, portrait, voice):
-    result = run("render", portrait, voice, "--out", tmp_path / "r.mp4", "--size", "32x32", "--threads", "1", "--json")
+    result = run(
+        "render", portrait, voice, "--out", tmp_path / "r.mp4", "--size", "32x32", "--threads", "1", "--json",
+        "--checkpoint", "untrained",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     shown = last_json(result.stdout)
     assert (shown["frames"], shown["video_s"]) == (21, 1.05)

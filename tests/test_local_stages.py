@@ -52,7 +52,7 @@ async def test_they_compute_what_the_deployments_compute(
     from liveact_services.conditioner.deployment import Conditioner
     from liveact_services.vae_encoder.deployment import VaeEncoder
 
-    spec, config = session_spec(codec=codec), ServiceConfig()
+    spec, config = session_spec(codec=codec), ServiceConfig(checkpoint="untrained")
     stages = LocalStages(models)
     await stages.open(spec, portrait)
     frames = await made(stages, plans)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_fixtures import BLOCKS, bank, run_with_clips
 from liveact_models.checkpoint.weights import untrained
 from liveact_models.config import preset
 from liveact_models.denoiser import BlockDenoiser
 from liveact_models.sampler import seeded_noise
-from liveact_models.timeline import AUDIO_REACH, block_frames, block_latents
+from liveact_models.timeline import block_frames, block_latents
 from liveact_models.training import TrainingError
-from liveact_models.training.clip_bank import SHARD, ClipBank, mouth_by_latent
+from liveact_models.training.clip_bank import ClipBank
 from liveact_models.training.clip_transformer import ClipConditions, clip_latents, clip_velocity
 from liveact_models.training.distill import DistillStage, extended, rollout
 from liveact_models.training.loop import train
@@ -24,43 +25,10 @@ from liveact_models.training.recipe import Recipe
 from liveact_models.training.run_folder import RunFolder
 from liveact_models.transformer import LiveActTransformer
 
-BLOCKS, SIDE, CLIPS = 3, 4, 6
-
-
-def bank() -> ClipBank:
-    """Clips whose latents move with the first mouth value: there is something to learn from the sound."""
-    sizes = preset("tiny").transformer
-    draws = torch.Generator().manual_seed(4)
-    frames = block_frames(BLOCKS - 1).stop
-    mouth = torch.rand(CLIPS, frames, 4, generator=draws)
-    rows = sum(len(block_frames(block)) + 2 * AUDIO_REACH for block in range(BLOCKS))
-    per_latent = mouth_by_latent(mouth)[..., 0].mean(dim=2)  # [K, F]
-    pattern = torch.randn(16, 1, SIDE, SIDE, generator=draws)
-    features = torch.zeros(CLIPS, rows, sizes.audio_blocks, sizes.audio_channels)
-    start = 0
-    for block in range(BLOCKS):
-        heard = range(block_frames(block).start - AUDIO_REACH, block_frames(block).stop + AUDIO_REACH)
-        for row, frame in enumerate(heard):
-            features[:, start + row, :, 0] = mouth[:, min(max(frame, 0), frames - 1), :1] * 4 - 2
-        start += len(heard)
-    fields = {
-        "latents": pattern * (per_latent[:, None, :, None, None] * 4 - 2),
-        "reference": torch.randn(CLIPS, 16, 14, SIDE, SIDE, generator=draws),
-        "features": features,
-        "text": torch.randn(CLIPS, BLOCKS, sizes.text_len, sizes.text_dim, generator=draws),
-        "clip": torch.randn(CLIPS, sizes.clip_tokens, sizes.clip_dim, generator=draws),
-        "mouth": mouth,
-        "regions": torch.rand(CLIPS, clip_latents(BLOCKS), 2, SIDE // 2, SIDE // 2, generator=draws),
-    }
-    return ClipBank(**{name: value.half() for name, value in fields.items()})
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    run = RunFolder(tmp_path / "run")
-    run.latents.mkdir(parents=True)
-    bank().save(run.latents / SHARD.format(0))
-    return run
+    return run_with_clips(tmp_path / "run")
 
 
 def recipe(stage: str, **fields) -> Recipe:
@@ -90,6 +58,25 @@ def test_stage1_learns_from_the_sound(run) -> None:
     measured = [loss for loss in losses if loss == loss]
     assert sum(measured[-4:]) < 0.75 * sum(measured[:4])
     assert set(run.load_product("teacher")) == set(LiveActTransformer(preset("tiny").transformer).state_dict())
+
+
+def test_the_first_cycle_draws_from_the_first_clips(run, monkeypatch) -> None:
+    one = recipe(
+        "stage1", steps=12, schedule={"cycles": 2}, options={"blocks": 2, "memory_from": 0.5, "first_clips": 2}
+    )
+    stage = NeighborStage(one, run, torch.device("cpu"))
+    drawn: list[tuple[list[int], int]] = []
+    whole = stage.bank.batch
+
+    def noted(chosen, blocks, device):
+        drawn.append((chosen.tolist(), blocks))
+        return whole(chosen, blocks, device)
+
+    monkeypatch.setattr(stage.bank, "batch", noted)
+    train(stage, one, run)
+    assert [blocks for _, blocks in drawn] == [2, 2, 2, 3, 3, 3] * 2
+    assert all(clip < 2 for clips, _ in drawn[:6] for clip in clips)
+    assert any(clip >= 2 for clips, _ in drawn[6:] for clip in clips)
 
 
 def test_stage2_trains_the_student_and_not_the_teacher(run) -> None:

@@ -182,6 +182,12 @@ def test_the_schedule_rises_holds_and_falls() -> None:
     assert Schedule(shape="constant").factor(19, 20) == 1.0
 
 
+def test_a_cycle_of_the_schedule_is_like_the_one_before() -> None:
+    once, thrice = Schedule(warmup=4, hold=0.5), Schedule(warmup=4, hold=0.5, cycles=3)
+    assert [thrice.factor(step, 60) for step in range(60)] == [once.factor(step, 20) for step in range(20)] * 3
+    assert [thrice.cycle(step, 50) for step in (0, 16, 17, 49)] == [(0, 0, 17), (0, 16, 17), (1, 0, 17), (2, 15, 16)]
+
+
 def test_the_schedule_is_what_the_optimisers_step_with(tmp_path: Path) -> None:
     seen = {}
     stage = open_stage(sharpen(), RunFolder(tmp_path), CPU)
@@ -211,7 +217,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(tmp_path: Pa
     ("text", "said"),
     [
         ("lrr: 1", "unknown field lrr; accepted are preset, stage, model, steps"),
-        ("schedule: {warm: 1}", "unknown field schedule.warm; accepted are warmup, hold, shape, floor"),
+        ("schedule: {warm: 1}", "unknown field schedule.warm; accepted are warmup, hold, shape, floor, cycles"),
         ("schedule: {shape: round}", "schedule.shape is 'round'"),
         ("steps: 0", "steps is 0: input should be greater than or equal to 1"),
         ("steps: many", "steps is 'many'"),

@@ -320,12 +320,12 @@ PRESETS: dict[str, ModelConfig] = {
         name="tiny",
         transformer=TransformerConfig(
             dim=192, ffn_dim=512, num_layers=6, num_heads=3, freq_dim=64, text_len=48, text_dim=64, clip_dim=64,
-            clip_tokens=17, audio_blocks=4, audio_channels=64, intermediate_dim=64, output_dim=64, context_tokens=8,
+            clip_tokens=17, audio_blocks=4, audio_channels=96, intermediate_dim=64, output_dim=64, context_tokens=8,
         ),
         vae=TinyVaeConfig(),
         audio_encoder=AudioEncoderConfig(
-            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
-            conv_dim=(120, 64, 64), conv_kernel=(400, 4, 2), conv_stride=(80, 2, 2),
+            hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, mel_bands=40,
+            conv_dim=(128, 64), conv_kernel=(4, 2), conv_stride=(2, 1),
             num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
         ),
         text_encoder=TextEncoderConfig(

@@ -78,9 +78,9 @@ class ServiceConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     preset: str = "tiny"
-    checkpoint: str = "untrained"
-    """A checkpoint folder; "shipped": the weights that come with this package (`tiny` has some); or "untrained": weights
-    drawn from a fixed seed."""
+    checkpoint: str = "shipped"
+    """A checkpoint folder; "shipped": the weights that come with this package, which `tiny` alone has; or "untrained":
+    weights drawn from a fixed seed."""
     audio_encoder_dir: Path | None = None
     """The wav2vec2 folder of a released checkpoint, where it is not inside it."""
     tiny_vae_dir: Path | None = None

@@ -53,13 +53,14 @@ class LogMelExtractor(nn.Module):
 
     def loudness(self, sound: Tensor) -> Tensor:
         """The logarithm of each band's power: [batch, samples] -> float32 [batch, bands, time], 100 a second."""
-        with torch.autocast(sound.device.type, enabled=False):  # powers need all their digits
+        kind = "cpu" if sound.is_meta else sound.device.type  # autocast knows no meta device
+        with torch.autocast(kind, enabled=False):  # powers need all their digits
             padded = functional.pad(sound.float(), (self.margin, self.margin))
             spectrum = torch.stft(
-                padded, MEL_WINDOW, MEL_HOP, window=self.window.float(), center=False, return_complex=True
+                padded, MEL_WINDOW, MEL_HOP, window=self.window.to(padded), center=False, return_complex=True
             )
             power = spectrum.real.square() + spectrum.imag.square()  # [batch, bins, time]
-            return torch.log(self.bands.float().mT @ power + FLOOR)
+            return torch.log(self.bands.to(power).mT @ power + FLOOR)
 
 
 def mel_bands(count: int) -> Tensor:

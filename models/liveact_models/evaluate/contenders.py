@@ -58,7 +58,7 @@ class Autoencoder:
     name = "autoencoder alone"
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._vae = pipeline.vae
+        self._vae, self._decoder = pipeline.vae, pipeline.vae_decoder
         self._device = pipeline.device
 
     def perform(self, clip: Clip) -> Iterator[Frames]:
@@ -66,7 +66,7 @@ class Autoencoder:
         missing = -(len(frames) - 1) % FRAMES_PER_LATENT
         frames = np.concatenate((frames, np.repeat(frames[-1:], missing, axis=0)))
         latents = self._vae.encode(torch.from_numpy(to_model(frames)).to(self._device))
-        for part in self._vae.decode_stream(latents, self._vae.new_cache()):
+        for part in self._decoder.decode_stream(latents, self._decoder.new_cache()):
             yield to_rgb(part).cpu().numpy()
 
 

@@ -91,16 +91,19 @@ class DistillStage(Stage):
         return module.to(self.device)
 
     def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        """Every step trains the fake score and the critic; every `fake_updates`th the student first."""
-        if step % self.options.fake_updates == 0:
-            self.student_metrics = self._train_student(step, workers)
-        return {**self.student_metrics, **self._train_fake(step, workers)}
-
-    def _train_student(self, step: int, workers: Workers) -> dict[str, float]:
-        options, draws = self.options, generator(self.recipe.seed, step, workers.rank, 0)
+        """Every step trains the fake score and the critic; every `fake_updates`th the student first, on the same clips."""
+        draws = generator(self.recipe.seed, step, workers.rank, 0)
         batch, conditions = self._draw(draws, workers)
-        stop = self._stop(step)
-        made = self._rollout(draws, batch, conditions, stop, train=True)
+        students = step % self.options.fake_updates == 0
+        made = self._rollout(draws, batch, conditions, self._stop(step), train=students)
+        if students:
+            self.student_metrics = self._train_student(draws, made, batch, conditions, workers)
+        return {**self.student_metrics, **self._train_fake(draws, made.detach(), batch, conditions, workers)}
+
+    def _train_student(
+        self, draws: torch.Generator, made: Tensor, batch: ClipBatch, conditions: ClipConditions, workers: Workers
+    ) -> dict[str, float]:
+        options = self.options
         times = self._times(draws, len(made))
         pull, agreement = self._pull(draws, made, times, conditions)
         loss = 0.5 * F.mse_loss(made, (made - pull).detach())
@@ -119,10 +122,10 @@ class DistillStage(Stage):
         norm = self.optimize(workers, "student.muon", "student.adamw")
         return {**metrics, "student": loss.item(), "gradient": norm}
 
-    def _train_fake(self, step: int, workers: Workers) -> dict[str, float]:
-        options, draws = self.options, generator(self.recipe.seed, step, workers.rank, 1)
-        batch, conditions = self._draw(draws, workers)
-        made = self._rollout(draws, batch, conditions, self._stop(step + 1), train=False)
+    def _train_fake(
+        self, draws: torch.Generator, made: Tensor, batch: ClipBatch, conditions: ClipConditions, workers: Workers
+    ) -> dict[str, float]:
+        options = self.options
         times = self._times(draws, len(made))
         noise = torch.randn(made.shape, generator=draws).to(made)
         out = self._pass(self.fake, add_noise(made, noise, times), times, conditions)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import torch
 
 from liveact_models.config import ModelConfig
+from liveact_models.hardware import hardware
 from liveact_models.training.recipe import load_recipe
 from liveact_models.training.run_folder import RunFolder
 from liveact_models.training.stages import ABOUT, STAGES
@@ -60,7 +60,7 @@ def model_card(run: RunFolder, config: ModelConfig, weight_bytes: int) -> str:
         f"VAE of the {config.vae.family} family, strides 4x8x8, 16 channels",
         megabytes=weight_bytes / 1e6,
         commands=f"liveact train all --preset {run.begun_with()} --run DIR",
-        hardware=f"Hardware: {platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}.",
+        hardware=f"Hardware: {hardware()}, PyTorch {torch.__version__}.",
         stages="\n".join(_row(run, stage) for stage in STAGES if (run.path / "recipes" / f"{stage}.yaml").exists()),
         figures=figures.read_text().strip() if figures.exists() else "Not measured yet.",
     )

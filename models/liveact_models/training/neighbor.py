@@ -40,7 +40,9 @@ class NeighborOptions:
     blocks: int = 2
     """Blocks of a clip: two see no memory yet."""
     memory_from: float = 0.7
-    """Share of the steps after which all blocks of the bank are trained on, so that memory is seen."""
+    """Share of a cycle's steps after which all blocks of the bank are trained on, so that memory is seen."""
+    first_clips: int = 0
+    """Clips of the bank that the schedule's first cycle draws from, so that it can begin before all are encoded; 0: all."""
     memory: str = "conv"
     forcing: str = "neighbor"
     """"neighbor" has one time a clip, "diffusion" one a block: the baseline Neighbor Forcing is measured against."""
@@ -87,9 +89,11 @@ class NeighborStage(Stage):
 
     def train_step(self, step: int, workers: Workers) -> dict[str, float]:
         options, recipe = self.options, self.recipe
-        blocks = options.blocks if step < options.memory_from * recipe.steps else self.bank.blocks
+        cycle, within, length = recipe.schedule.cycle(step, recipe.steps)
+        blocks = options.blocks if within < options.memory_from * length else self.bank.blocks
+        clips = options.first_clips if cycle == 0 and options.first_clips else len(self.bank)
         samples = workers.samples(recipe.batch)
-        chosen, times, noise, deaf = zip(*(self._draw(step, sample, blocks) for sample in samples), strict=True)
+        chosen, times, noise, deaf = zip(*(self._draw(step, sample, blocks, clips) for sample in samples), strict=True)
         batch = self.bank.batch(torch.stack(chosen), blocks, self.device)
         loss, metrics = self._loss(
             batch, torch.stack(times).to(self.device), torch.stack(noise).to(self.device), torch.stack(deaf)
@@ -97,10 +101,10 @@ class NeighborStage(Stage):
         loss.backward()
         return {"loss": loss.item(), **metrics, "gradient": self.optimize(workers)}
 
-    def _draw(self, step: int, sample: int, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw(self, step: int, sample: int, blocks: int, clips: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Clip, time ([] or one a block [N]), noise and deafness of one sample of one step."""
         options, draws = self.options, generator(self.recipe.seed, step, sample)
-        chosen = torch.randint(len(self.bank), (), generator=draws)
+        chosen = torch.randint(clips, (), generator=draws)
         if options.forcing == "diffusion":
             times = draw_times(draws, blocks, self.config.sampling.timesteps, 0.0, 1.0)
         else:

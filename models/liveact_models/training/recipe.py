@@ -25,7 +25,10 @@ class RecipeError(TrainingError):
 
 
 class Schedule(BaseModel):
-    """The learning rate over the steps: warm-up, a constant part, and a fall to `floor` at the last step."""
+    """The learning rate over the steps: warm-up, a constant part, and a fall to `floor` at the last step.
+
+    Any number of times over: after each fall the rate starts again (warm restarts, Loshchilov and Hutter, 2017).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,9 +39,19 @@ class Schedule(BaseModel):
     shape: Literal["linear", "cosine", "constant"] = "linear"
     """How it falls; `constant` does not."""
     floor: Fraction = 0.0
+    cycles: int = Field(default=1, ge=1)
+    """How often all of this happens; shares and steps above count within one cycle."""
+
+    def cycle(self, step: int, steps: int) -> tuple[int, int, int]:
+        """Where `step` of 0 .. steps - 1 stands: the cycle, the step within it, and the steps the cycle has."""
+        length = math.ceil(steps / self.cycles)
+        number = min(step // length, self.cycles - 1)
+        begun = number * length
+        return number, step - begun, min(length, steps - begun)
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at `step` of 0 .. steps - 1."""
+        _, step, steps = self.cycle(step, steps)
         if step < self.warmup:
             return (step + 1) / self.warmup
         begin = max(self.hold * steps, self.warmup)

@@ -105,7 +105,8 @@ def own_service(
 
 def announce(config: ServiceConfig) -> None:
     """Say what is about to be started, on stderr."""
-    weights = "untrained weights" if config.checkpoint == "untrained" else f"weights of {config.checkpoint}"
+    named = config.checkpoint in ("shipped", "untrained")
+    weights = f"{config.checkpoint} weights" if named else f"weights of {config.checkpoint}"
     sessions = (
         f"embedded Valkey in {config.data_dir}" if config.redis_url is None else options.hide_password(config.redis_url)
     )

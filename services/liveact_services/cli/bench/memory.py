@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from liveact_models.hardware import hardware
 from liveact_services.cli import options
-from liveact_services.cli.bench.machine import hardware
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.exits import ExitCode
 from liveact_services.cli.output import Output, note, stderr_console

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from liveact_models.hardware import hardware
 from liveact_services.cli import options
-from liveact_services.cli.bench.machine import hardware
 from liveact_services.cli.evaluate.report import progress_bar
 from liveact_services.cli.exits import CheckFailed
 from liveact_services.cli.output import Output, note

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liveact_services.cli.bench.machine import hardware
+from liveact_models.hardware import hardware
 from liveact_services.cli.output import Output, stderr_console
 
 if TYPE_CHECKING:
