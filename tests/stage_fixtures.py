@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from liveact_models.timeline import block_frames
 from liveact_services.conductor.clock import PlayClock
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
+from liveact_services.conductor.parts import Moved
 from liveact_services.conductor.stages import (
     BlockPlan,
     Codec,
@@ -81,6 +82,9 @@ class ScriptedStages:
         self.most_unfinished = 0
         self.closed = False
         self._denoising: asyncio.Task[None] | None = None
+
+    def listen(self, listener: Callable[[Moved], None]) -> None:
+        self.moved = listener
 
     async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
         await asyncio.sleep(0)

@@ -40,6 +40,10 @@ class StateError(ValueError):
         super().__init__(message)
         self.reason: StateReason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled by its message alone, and this one crosses processes.
+        return StateError, (self.reason, str(self))
+
 
 def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     """One safetensors blob of the tensors (any device, any layout) with the header in its metadata.
@@ -71,6 +75,16 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises `StateError`: STATE_FORMAT, STATE_TRUNCATED, STATE_VERSION or STATE_CHECKSUM.
     """
+    header, entries, chunks = _checked(blob)
+    return header, {name: _tensor_of(chunk, entries[name]) for name, chunk in zip(entries, chunks, strict=True)}
+
+
+def verify(blob: bytes) -> dict[str, Any]:
+    """The header of a whole and unchanged blob; no tensor is copied. Raises `StateError` as `unpack` does."""
+    return _checked(blob)[0]
+
+
+def _checked(blob: bytes) -> tuple[dict[str, Any], dict[str, Any], list[memoryview]]:
     entries, metadata, data = _split(blob)
     if metadata.get("format") != FORMAT:
         raise StateError("STATE_FORMAT", f"format {metadata.get('format')!r}: accepted is {FORMAT!r}")
@@ -85,8 +99,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise StateError(
             "STATE_CHECKSUM", "the checksum does not match: header or tensors were changed after the export"
         )
-    tensors = {name: _tensor_of(chunk, entries[name]) for name, chunk in zip(entries, chunks, strict=True)}
-    return json.loads(text), tensors
+    return json.loads(text), entries, chunks
 
 
 def _split(blob: bytes) -> tuple[dict[str, Any], dict[str, Any], memoryview]:

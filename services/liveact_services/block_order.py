@@ -7,41 +7,71 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from liveact_services.placement.pins import ReplicaGone
+from liveact_services.placement.pins import ReplicaGone, Superseded
 
 
 class BlockOrder:
-    """Lets a session's blocks through one by one: calls may overtake each other on their way, states may not."""
+    """Lets a session's blocks through one by one: calls may overtake each other on their way, states may not.
 
-    def __init__(self) -> None:
+    A block that fails keeps its turn: it can be made again, and those behind it wait until it was, or until the session is
+    closed or a later attempt begins.
+    """
+
+    def __init__(self, next_block: int = 0, attempt: int = 0) -> None:
         self.last_used = time.monotonic()
-        self._next = 0
-        self._busy = False
+        self.next_block = next_block
+        self._attempt = attempt
+        self._holder: object | None = None
         self._closed = False
         self._moved = asyncio.Event()
 
     @asynccontextmanager
-    async def turn(self, block: int) -> AsyncIterator[None]:
+    async def turn(self, block: int, attempt: int = 0) -> AsyncIterator[None]:
         """Wait for the blocks before this one, then have the session to itself.
 
-        A block that fails or is given up half-way closes the session, since those behind it can never have their turn. Raises
-        `ReplicaGone` for a session that was closed, `ValueError` for a block that was made before or is being made.
+        Raises `ReplicaGone` for a session that was closed, `Superseded` for a call of an earlier attempt, `ValueError` for a
+        block that was made before or is being made.
         """
         self.last_used = time.monotonic()
-        while not self._closed and self._next < block:
+        self.check(attempt)
+        while self.next_block < block:
             await self._moved.wait()
-        if self._closed:
-            raise ReplicaGone("the session was closed while its block waited")
-        if self._next != block or self._busy:
-            raise ValueError(f"block {block} was made before or is being made; the next is {self._next + self._busy}")
-        self._busy = True
+            self.check(attempt)
+        if self.next_block != block or self._holder is not None:
+            following = self.next_block + (self._holder is not None)
+            raise ValueError(f"block {block} was made before or is being made; the next is {following}")
+        holder = self._holder = object()
         try:
             yield
-        except BaseException:
-            self.close()
-            raise
-        self._busy = False
-        self._next += 1
+            if self._holder is holder:
+                self.next_block += 1
+        finally:
+            if self._holder is holder:
+                self._holder = None
+                self._wake()
+
+    def check(self, attempt: int) -> None:
+        """Raise `ReplicaGone` or `Superseded` where the session is not for this attempt any more."""
+        if self._closed:
+            raise ReplicaGone("the session was closed while its block waited")
+        if attempt < self._attempt:
+            raise Superseded(f"attempt {attempt} came after attempt {self._attempt} had begun")
+
+    def supersede(self, attempt: int) -> None:
+        """Begin an attempt: calls of those before are sent away, but for the one whose turn it is."""
+        self.last_used = time.monotonic()
+        self.check(attempt)
+        self._attempt = attempt
+        self._wake()
+
+    async def idle(self) -> None:
+        """Wait until nobody has the turn."""
+        while self._holder is not None:
+            await self._moved.wait()
+
+    def put_at(self, block: int) -> None:
+        """The state stands before this block, whatever became of whoever has the turn."""
+        self.next_block, self._holder = block, None
         self._wake()
 
     def close(self) -> None:

@@ -46,6 +46,13 @@ class StageConfig(_Strict):
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
 
 
+class VaultConfig(StageConfig):
+    """The deployment that holds sessions' exports."""
+
+    max_gib: Annotated[float, Field(gt=0)] = 4.0
+    """Host memory for exports in each replica; what does not fit is not protected."""
+
+
 class SessionLimits(_Strict):
     """What a session may do and how long it lasts; seconds unless said."""
 
@@ -65,6 +72,12 @@ class SessionLimits(_Strict):
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
+    export_blocks: Annotated[int, Field(ge=2)] = 4
+    """A session's value goes to the Vault every so many blocks: what a lost replica costs is at most this to make again."""
+    stage_timeout_s: Annotated[float, Field(gt=0)] = 20
+    """A stage that gives nothing for this long is asked whether it lives; one that does not answer for as long is given up."""
+    failover_timeout_s: Annotated[float, Field(gt=0)] = 90
+    """How long a session that lost a replica waits for another one."""
 
     @property
     def longest_rest_s(self) -> float:
@@ -109,6 +122,7 @@ class ServiceConfig(BaseSettings):
     vae_encoder: StageConfig = StageConfig()
     denoiser: StageConfig = StageConfig()
     vae_decoder: StageConfig = StageConfig()
+    vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
 
     tenants: str | None = None

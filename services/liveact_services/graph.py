@@ -15,18 +15,22 @@ from liveact_services.conditioner.deployment import Conditioner
 from liveact_services.config import ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
-from liveact_services.placement.router import SessionRouter
+from liveact_services.placement.router import SessionRouter, VaultRouter
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vae_encoder.deployment import VaeEncoder
+from liveact_services.vault.deployment import Vault
 
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
-    """The application: Gateway in front, five stages behind it, each with replicas and resources of its own."""
+    """The application: Gateway in front, five stages and the Vault behind it, each with replicas and resources of its own."""
 
-    def stage(cls: type, options: StageConfig, *, pinned: bool = False) -> DeploymentHandle:
-        return _deployment(config, cls, options, pinned).bind(config)  # type: ignore[return-value]
+    def stage(
+        cls: type, options: StageConfig, router: type | None = None, **handles: DeploymentHandle
+    ) -> DeploymentHandle:
+        return _deployment(config, cls, options, router).bind(config, **handles)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
+    vault = stage(Vault, config.vault, VaultRouter)
     return _deployment(config, Gateway, config.gateway).bind(
         config,
         opened.config,
@@ -35,15 +39,15 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         conditioner=stage(Conditioner, config.conditioner),
         audio_encoder=stage(AudioEncoder, config.audio_encoder),
         vae_encoder=stage(VaeEncoder, config.vae_encoder),
-        denoiser=stage(Denoiser, config.denoiser, pinned=True),
-        vae_decoder=stage(VaeDecoder, config.vae_decoder, pinned=True),
+        denoiser=stage(Denoiser, config.denoiser, SessionRouter, vault=vault),
+        vae_decoder=stage(VaeDecoder, config.vae_decoder, SessionRouter, vault=vault),
+        vault=vault,
     )
 
 
-def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False) -> serve.Deployment:
+def _deployment(config: ServiceConfig, cls: type, options: StageConfig, router: Any = None) -> serve.Deployment:
     extra: dict[str, Any] = {}
-    if pinned:
-        router: Any = SessionRouter
+    if router is not None:
         extra["request_router_config"] = RequestRouterConfig(request_router_class=router)
     deployment: Any = serve.deployment(
         cls,

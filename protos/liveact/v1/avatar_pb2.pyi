@@ -304,7 +304,7 @@ class AudioSpan(_message.Message):
     def __init__(self, pts_us: _Optional[int] = ..., data: _Optional[bytes] = ..., block: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("type", "pts_us", "utterance_id", "block", "interrupted", "reason", "message")
+    __slots__ = ("type", "pts_us", "utterance_id", "block", "interrupted", "reason", "message", "migrated")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     PTS_US_FIELD_NUMBER: _ClassVar[int]
     UTTERANCE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +312,7 @@ class Event(_message.Message):
     INTERRUPTED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MIGRATED_FIELD_NUMBER: _ClassVar[int]
     type: EventType
     pts_us: int
     utterance_id: str
@@ -319,7 +320,14 @@ class Event(_message.Message):
     interrupted: Interrupted
     reason: str
     message: str
-    def __init__(self, type: _Optional[_Union[EventType, str]] = ..., pts_us: _Optional[int] = ..., utterance_id: _Optional[str] = ..., block: _Optional[int] = ..., interrupted: _Optional[_Union[Interrupted, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    migrated: Migrated
+    def __init__(self, type: _Optional[_Union[EventType, str]] = ..., pts_us: _Optional[int] = ..., utterance_id: _Optional[str] = ..., block: _Optional[int] = ..., interrupted: _Optional[_Union[Interrupted, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., migrated: _Optional[_Union[Migrated, _Mapping]] = ...) -> None: ...
+
+class Migrated(_message.Message):
+    __slots__ = ("stall",)
+    STALL_FIELD_NUMBER: _ClassVar[int]
+    stall: _duration_pb2.Duration
+    def __init__(self, stall: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Interrupted(_message.Message):
     __slots__ = ("played", "discarded")

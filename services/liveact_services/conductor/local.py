@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import SamplingConfig
     from liveact_models.voice import BlockVoice
+    from liveact_services.conductor.parts import Moved
 
 
 class LocalModels:
@@ -67,6 +68,9 @@ class LocalStages:
     def replicas(self) -> tuple[str, str]:
         """There are none."""
         return "", ""
+
+    def listen(self, listener: Callable[[Moved], None]) -> None:
+        """Nothing moves here."""
 
     async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
         """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""

@@ -20,6 +20,7 @@ class Happening(StrEnum):
     PROMPT_APPLIED = "prompt_applied"
     IDLE = "idle"
     UNDERRUN = "underrun"
+    MIGRATED = "migrated"
     EXPIRING = "expiring"
     GOING_AWAY = "going_away"
     NOTICE = "notice"
@@ -36,6 +37,7 @@ class Event:
     block: int = 0
     played_s: float = 0.0
     discarded_s: float = 0.0
+    stall_s: float = 0.0
     reason: str = ""
     message: str = ""
 

@@ -5,7 +5,7 @@ Nothing here knows Ray or gRPC: a stage is something awaitable, whether it runs 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from liveact_models.voice import BlockVoice
+    from liveact_services.conductor.parts import Moved
 
 
 class Codec(StrEnum):
@@ -130,6 +131,9 @@ class Stages(Protocol):
     @property
     def replicas(self) -> tuple[str, str]:
         """Ids of the Denoiser and VaeDecoder replicas that hold the session; empty in one process."""
+
+    def listen(self, listener: Callable[[Moved], None]) -> None:
+        """Have this called whenever the session has moved to other replicas."""
 
     async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
         """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""

@@ -22,7 +22,7 @@ from liveact_services.gateway.catalogue import Catalogue
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
-from liveact_services.gateway.serve_stages import ServeStages, StageHandles
+from liveact_services.gateway.serve_stages import StageHandles, serve_stages
 from liveact_services.gateway.warm_up import warm_up
 from liveact_services.replica import join_serve_log, replica_id
 from liveact_services.sessions import (
@@ -65,10 +65,11 @@ class Gateway:
         vae_encoder: DeploymentHandle,
         denoiser: DeploymentHandle,
         vae_decoder: DeploymentHandle,
+        vault: DeploymentHandle,
     ) -> None:
         join_serve_log()
         self._config, self._model, self._checkpoint = config, model, checkpoint
-        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder)
+        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder, vault)
         database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
         self._requests = RequestQuota(database)
@@ -176,7 +177,7 @@ class Gateway:
         )  # fmt: skip
         ledger = Ledger(record, self._store, self._leases, replica_id(), limits, tenant.quotas)
         await ledger.admit()
-        live = LiveSession(spec, voice, ServeStages(self._handles), ledger, limits, self._ended)
+        live = LiveSession(spec, voice, serve_stages(self._handles, limits), ledger, limits, self._ended)
         self._live[session] = live
         live.start(picture.image)
         return live, token
@@ -216,7 +217,7 @@ class Gateway:
     async def _warm_up(self) -> None:
         while not self._warm:
             try:
-                took = await warm_up(ServeStages(self._handles), self._model)
+                took = await warm_up(serve_stages(self._handles, self._config.sessions), self._model)
                 log.info("warm after %.1f s", took)
                 self._warm = True
             except Exception:

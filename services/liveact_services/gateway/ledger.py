@@ -133,7 +133,7 @@ class Ledger:
             await self._leases.renew(record.id, self._token, LEASE_MS)
             to_next_day = await self._store.touch(
                 record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry(),
-                attached=self.attached, quotas=self.quotas,
+                attached=self.attached, quotas=self.quotas, denoiser=record.denoiser, decoder=record.decoder,
             )  # fmt: skip
             if to_next_day is not None:
                 self.refusal = minutes_used_up(record.tenant, self.quotas, to_next_day)

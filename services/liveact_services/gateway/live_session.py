@@ -16,6 +16,7 @@ from liveact_models.config import DEFAULT_PROMPT
 from liveact_models.timeline import block_of_frame
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Output, Video
+from liveact_services.conductor.parts import Moved
 from liveact_services.conductor.stages import SessionSpec, Stages
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError, as_service_error, fail
@@ -55,6 +56,7 @@ class LiveSession:
         self.spec, self.ledger = spec, ledger
         self._voice, self._stages, self._limits, self._ended = voice, stages, limits, ended
         self._outbox = Outbox()
+        stages.listen(self._moved)
         self.conductor = Conductor(
             spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s
         )
@@ -231,6 +233,13 @@ class LiveSession:
             self.ledger.progress(block_of_frame(made), made)
         for message in responses(output, self.spec):
             self._outbox.put(message)
+
+    def _moved(self, moved: Moved) -> None:
+        """The session goes on elsewhere: the record says where, and the client how long that took."""
+        self.ledger.placed(self._stages)
+        text = f"another {' and another '.join(moved.parts)} took over after {moved.stall_s:.2f} s"
+        at = moved.frame / self.spec.fps
+        self._emit(Event(Happening.MIGRATED, at, block=moved.block, stall_s=moved.stall_s, message=text))
 
     async def _watch(self) -> None:
         """The session's timers."""

@@ -102,4 +102,6 @@ def _event(event: Event) -> pb.Event:
         message.interrupted.CopyFrom(
             pb.Interrupted(played=duration(event.played_s), discarded=duration(event.discarded_s))
         )
+    elif event.kind is Happening.MIGRATED:
+        message.migrated.CopyFrom(pb.Migrated(stall=duration(event.stall_s)))
     return message

@@ -1,105 +1,136 @@
-"""The stages as deployment handles: one stream's calls into the cluster, each pinned where its state is."""
+"""The stages as deployment handles: sessions' calls into the cluster, each pinned where its state is."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from liveact_models.blob import StateError
+from liveact_services.conductor.parts import ExportRefused, Latents, NoPlace, Part, PartLost
+from liveact_services.conductor.resilient import Patience, ResilientStages
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
-from liveact_services.errors import fail
-from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone
+from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
+from liveact_services.vault.shelf import ExportMissing
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-RETRY_FULL_S = 5.0
-CLOSE_TIMEOUT_S = 10.0
+    from liveact_services.config import SessionLimits
 
 
 @dataclass(frozen=True)
 class StageHandles:
-    """The five stages behind a Gateway."""
+    """What stands behind a Gateway."""
 
     conditioner: DeploymentHandle
     audio_encoder: DeploymentHandle
     vae_encoder: DeploymentHandle
     denoiser: DeploymentHandle
     vae_decoder: DeploymentHandle
+    vault: DeploymentHandle
 
 
-class ServeStages:
-    """One session's way through the graph. References are passed on, never awaited here: the bytes skip the Gateway."""
+def serve_stages(handles: StageHandles, limits: SessionLimits) -> ResilientStages:
+    """A new session's way through the graph."""
+    patience = Patience(limits.stage_timeout_s, limits.failover_timeout_s)
+    return ResilientStages(ServeGraph(handles), patience, limits.export_blocks)
+
+
+class ServeGraph:
+    """The `Graph` of a cluster. References are passed on, never awaited here: the bytes skip the Gateway."""
 
     def __init__(self, handles: StageHandles) -> None:
         self._handles = handles
-        self._spec: SessionSpec | None = None
-        self._denoiser: str | None = None
-        self._decoder: str | None = None
 
-    @property
-    def replicas(self) -> tuple[str, str]:
-        """Where the session is held."""
-        return self._denoiser or "", self._decoder or ""
+    async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
+        """Place the part anew; gives the replica's id. Raises `NoPlace` and `PartLost`."""
+        handle, arguments = self._handle(part), ()
+        if part is Part.DENOISER:
+            text = self._handles.conditioner.text.remote(spec.prompt)
+            clip = self._handles.conditioner.image.remote(portrait)
+            arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait))  # type: ignore[assignment]
+        with _losses():
+            return await _place(
+                spec.session,
+                avoid,
+                lambda key: handle.options(session_id=key).open.remote(spec, *arguments, attempt=attempt),
+            )
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
-        """Condition the session and place it. Raises `ServiceError` CAPACITY when no replica takes it."""
-        self._spec = spec
-        text = self._handles.conditioner.text.remote(spec.prompt)
-        clip = self._handles.conditioner.image.remote(portrait)
-        reference = self._handles.vae_encoder.reference.remote(portrait)
-        denoiser, decoder = self._handles.denoiser, self._handles.vae_decoder
-        self._decoder = await _place(spec.session, lambda key: decoder.options(session_id=key).open.remote(spec))
-        self._denoiser = await _place(
-            spec.session, lambda key: denoiser.options(session_id=key).open.remote(spec, text, clip, reference)
-        )
+    async def adopt(
+        self, part: Part, spec: SessionSpec, block: int, attempt: int, *, replica: str | None, avoid: str
+    ) -> str:
+        """Have a replica go on from an export. Raises `NoPlace`, `ExportRefused` and `PartLost`."""
+        export = self._vault(spec.session).get.remote(spec.session, part, block)
+        with _losses():
+            if replica is not None:
+                return await self._pinned(part, replica, spec.session).adopt.remote(spec, export, attempt)
+            handle = self._handle(part)
+            return await _place(
+                spec.session, avoid, lambda key: handle.options(session_id=key).adopt.remote(spec, export, attempt)
+            )
 
-    def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
-        """Send the block through all its stages now; its parts arrive as they are decoded."""
-        assert self._spec is not None
-        session = self._spec.session
+    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+        """Begin an attempt; gives the block before which the part stands. Raises `PartLost`."""
+        with _losses():
+            return await self._pinned(part, replica, session).settle.remote(session, attempt)
+
+    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> Latents:
+        """Start a block: its sound to the AudioEncoder, what comes of it to the Denoiser."""
         features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
-        (_, denoiser), (_, decoder) = self._pinned()
-        denoised = denoiser.denoise.remote(session, plan.block, features, text)
-        parts: Any = decoder.options(stream=True).decode.remote(session, plan.block, denoised)
-        return _translated(parts)
+        pinned = self._pinned(Part.DENOISER, replica, session)
+        return pinned.denoise.remote(session, plan.block, features, text, attempt)
 
-    async def keep(self) -> None:
-        """Have the session's replicas go on holding it. Raises `ServiceError` SESSION_LOST when one has gone."""
-        for session, pinned in self._pinned():
-            try:
-                await pinned.keep.remote(session)
-            except Exception as error:
-                raise _as_lost(error) from error
+    async def made(self, latents: Latents) -> None:
+        """Wait for latents. Raises `PartLost`."""
+        with _losses():
+            await latents
 
-    async def close(self) -> None:
-        """Forget the session on its replicas; one that is gone has forgotten it already."""
-        for session, pinned in self._pinned():
-            try:
-                await asyncio.wait_for(pinned.close.remote(session), CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                pass
-            except Exception as error:
-                if not _is_loss(error):
-                    raise
+    def decode(
+        self, replica: str, session: str, block: int, latents: Latents, first_frame: int, attempt: int
+    ) -> AsyncIterator[VideoPart]:
+        """Start a block's video; its parts arrive as they are decoded. Iterating raises `PartLost`."""
+        pinned = self._pinned(Part.DECODER, replica, session).options(stream=True)
+        return _parts(pinned.decode.remote(session, block, latents, first_frame, attempt))
 
-    def _pinned(self) -> Iterator[tuple[str, DeploymentHandle]]:
-        """The session and, pinned, the stages that hold it."""
-        if self._spec is None:
-            return
-        held = ((self._handles.denoiser, self._denoiser), (self._handles.vae_decoder, self._decoder))
-        for handle, replica in held:
-            if replica is not None:
-                yield self._spec.session, handle.options(session_id=str(Pin(self._spec.session, replica)))
+    async def exports(self, part: Part, session: str) -> list[int]:
+        """The blocks before which exports are held, the newest first. Raises `PartLost`."""
+        with _losses():
+            return await self._vault(session).blocks.remote(session, part)
+
+    async def keep(self, part: Part, replica: str, session: str) -> None:
+        """Have the replica go on holding the session. Raises `PartLost`."""
+        with _losses():
+            await self._pinned(part, replica, session).keep.remote(session)
+
+    async def close(self, part: Part, replica: str, session: str) -> None:
+        """Have the replica forget the session. Raises `PartLost`."""
+        with _losses():
+            await self._pinned(part, replica, session).close.remote(session)
+
+    async def forget(self, session: str) -> None:
+        """Have the session's exports forgotten. Raises `PartLost`."""
+        with _losses():
+            await self._vault(session).forget.remote(session)
+
+    def _handle(self, part: Part) -> DeploymentHandle:
+        return self._handles.denoiser if part is Part.DENOISER else self._handles.vae_decoder
+
+    def _pinned(self, part: Part, replica: str, session: str) -> Any:
+        return self._handle(part).options(session_id=str(Pin(session, replica)))
+
+    def _vault(self, session: str) -> Any:
+        return self._handles.vault.options(session_id=session)
 
 
-async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
-    """Ask one replica after the other until one takes the session; gives that replica's id."""
-    refused: tuple[str, ...] = ()
+async def _place(session: str, avoid: str, call: Callable[[str], Awaitable[str]]) -> str:
+    """Ask one replica after the other until one takes the session; gives that replica's id. Raises `NoPlace`."""
+    refused = (avoid,) if avoid else ()
     while True:
         try:
             return await call(str(Pin(session, None, refused)))
@@ -107,35 +138,48 @@ async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
             # Ray raises a class made of both errors; what the replica said is in the cause.
             refused = (*refused, getattr(full, "cause", full).args[0])
         except NoReplica:
-            raise _no_capacity() from None
+            raise NoPlace("no replica takes the session") from None
 
 
-def _no_capacity() -> Exception:
-    return fail("CAPACITY", "every replica holds as many sessions as it can", retry_after_s=RETRY_FULL_S)
-
-
-async def _translated(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:
-    try:
+async def _parts(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:
+    with _losses():
         async for part in parts:
             yield part
+
+
+@contextmanager
+def _losses() -> Iterator[None]:
+    """Turn what Ray says of replicas and objects that have gone into `PartLost`, and of exports into `ExportRefused`."""
+    try:
+        yield
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        # Not this task was cancelled but the call, and it must not look as if the Conductor had been.
-        raise fail("SESSION_LOST", "the block was cancelled where it was made", retry_after_s=1.0) from None
+        # Not this task was cancelled but the call, and it must not look as if the session had been.
+        raise PartLost("the call was cancelled where it was answered") from None
     except Exception as error:
-        raise _as_lost(error) from error
+        for cause in _causes(error):
+            if isinstance(cause, StateError | ExportMissing):
+                raise ExportRefused(str(cause)) from error
+            if isinstance(cause, _loss_types()):
+                raise PartLost(f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}") from error
+        raise
 
 
-def _as_lost(error: Exception) -> Exception:
-    """SESSION_LOST where the replica has gone, anything else as it is."""
-    if _is_loss(error):
-        return fail("SESSION_LOST", "the replica that held this session has gone", retry_after_s=1.0)
-    return error
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what Ray wraps in it: a failed argument arrives as the failure of the call it was for."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None)
 
 
-def _is_loss(error: Exception) -> bool:
-    from ray.exceptions import ActorDiedError, ActorUnavailableError
+def _loss_types() -> tuple[type[BaseException], ...]:
+    from ray import exceptions as ray
+    from ray.serve import exceptions as serve
 
-    return isinstance(getattr(error, "cause", error), ReplicaGone | ActorDiedError | ActorUnavailableError)
+    return (
+        ReplicaGone, Superseded, ray.RayActorError, ray.NodeDiedError, ray.WorkerCrashedError, ray.LocalRayletDiedError,
+        ray.ObjectLostError, ray.TaskCancelledError, serve.BackPressureError, serve.DeploymentUnavailableError,
+        serve.ReplicaUnavailableError,
+    )  # fmt: skip

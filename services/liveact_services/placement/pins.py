@@ -15,6 +15,10 @@ class ReplicaGone(Exception):
     """The replica a session is pinned to no longer serves."""
 
 
+class Superseded(Exception):
+    """The call belongs to an attempt that was given up: another has begun since."""
+
+
 class ReplicaFull(Exception):
     """A replica refused to admit a session; another may take it. Its argument is the id of the replica that refused."""
 

@@ -5,6 +5,7 @@ Built on Serve's alpha request-router API, hence `ray` is pinned and tests/test_
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
@@ -48,6 +49,27 @@ class SessionRouter(RequestRouter):
         if not request.future.done():
             request.future.set_exception(error)
         return [candidates]
+
+
+class VaultRouter(RequestRouter):
+    """Sends all calls of a session to one replica, whoever makes them: the one of highest weight among hashes of both names.
+
+    When replicas come or go, only the sessions of those move, and their next exports are held where they then belong.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        if pending_request is None:
+            return [candidate_replicas]
+        # As in `SessionRouter`: a replica that is busy is waited for, not asked again at once.
+        pending_request.routing_context.should_backoff = True
+        session = pending_request.metadata.session_id or ""
+        return [[max(candidate_replicas, key=lambda replica: _weight(session, replica))]] if candidate_replicas else []
+
+
+def _weight(session: str, replica: RunningReplica) -> bytes:
+    return hashlib.sha256(f"{session}@{replica.replica_id.unique_id}".encode()).digest()
 
 
 def _age(replica: RunningReplica) -> tuple[float, str]:

@@ -167,13 +167,19 @@ class SessionStore:
         expire_time: float | None = None,
         attached: bool | None = None,
         quotas: Quotas = UNLIMITED,
+        denoiser: str | None = None,
+        decoder: str | None = None,
     ) -> float | None:
-        """The lease holder's report: how far the session is, how long it may live, whether a client is attached.
+        """The lease holder's report: how far the session is and on which replicas, how long it may live, whether a client is
+        attached.
 
         Renews what the session holds of its tenant's quotas and counts what it made since it last said so. Gives None, or
         the seconds to the next day where the minutes of this one are used up. Raises LeaseLost or SESSION_NOT_FOUND.
         """
-        fields = {"block": block, "frame": frame, "expire_time": expire_time, "update_time": self._clock()}
+        fields = {
+            "block": block, "frame": frame, "expire_time": expire_time, "update_time": self._clock(),
+            "denoiser": denoiser, "decoder": decoder,
+        }  # fmt: skip
         outcome, rest = await self._database.run(
             "touch",
             [self._keys.session(session_id), self._keys.lease(session_id), self._keys.due],

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liveact_services.block_order import BlockOrder
+from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
 from liveact_services.vae_decoder.decoding import Decoding
+from liveact_services.vault.exporter import Exporter, put_into
 
 if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
     from liveact_services.config import ServiceConfig
 
 
@@ -25,36 +29,60 @@ class _Held:
     """One session here."""
 
     decoding: Decoding
-    order: BlockOrder = field(default_factory=BlockOrder)
+    order: BlockOrder
 
 
 class VaeDecoder(Replica):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
         super().__init__(config, config.vae_decoder)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
+        self._fingerprint = self.model_config.fingerprint()
         self._sessions: dict[str, _Held] = {}
+        self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
 
-    async def open(self, spec: SessionSpec) -> str:
+    async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on. Raises `ReplicaFull`."""
-        limits = self.config.sessions
-        oldest = time.monotonic() - limits.longest_rest_s
-        self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
-        # Twice the Denoiser's count: a decoder serves several Denoisers where those are the scarce ones.
-        if len(self._sessions) >= 2 * limits.max_sessions:
-            raise ReplicaFull(replica_id())
-        self._sessions[spec.session] = _Held(Decoding(self._vae, spec, self.device))
+        self._admit(spec.session)
+        self._hold(spec.session, Decoding(self._vae, spec, self.device), attempt)
         return replica_id()
 
-    async def decode(self, session: str, block: int, denoised: Denoised) -> AsyncIterator[VideoPart]:
-        """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it."""
+    async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int) -> str:
+        """Go on from an export, here, whether the session was held or not; gives this replica's id.
+
+        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull`.
+        """
+        self._admit(spec.session)
+        decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+        self._hold(spec.session, decoding, attempt)
+        return replica_id()
+
+    async def settle(self, session: str, attempt: int) -> int:
+        """Begin an attempt: give up what is being decoded; gives the block that comes next. Raises `ReplicaGone`."""
+        held = self._held(session)
+        held.order.supersede(attempt)
+        # On the thread that decodes, hence after the latent frame it is at.
+        held.order.put_at(await self.compute.run(held.decoding.rewind))
+        return held.order.next_block
+
+    async def decode(
+        self, session: str, block: int, denoised: Denoised, first_frame: int = 0, attempt: int = 0
+    ) -> AsyncIterator[VideoPart]:
+        """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it.
+
+        Frames before `first_frame` are decoded and left out. Raises `Superseded` when another attempt begins meanwhile.
+        """
         held = self._held(session)
         # A block may be denoised before its predecessor's last frames are decoded.
-        async with held.order.turn(block):
-            parts = held.decoding.parts(block, denoised)
-            while (part := await self.compute.run(next, parts, None)) is not None:
+        async with held.order.turn(block, attempt):
+            parts = held.decoding.parts(block, denoised, first_frame)
+            while True:
+                held.order.check(attempt)
+                if (part := await self.compute.run(next, parts, None)) is None:
+                    break
                 yield part
+            self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint))
 
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
@@ -69,6 +97,19 @@ class VaeDecoder(Replica):
     async def sessions(self) -> list[str]:
         """The sessions held."""
         return list(self._sessions)
+
+    def _admit(self, session: str) -> None:
+        limits = self.config.sessions
+        oldest = time.monotonic() - limits.longest_rest_s
+        self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
+        # Twice the Denoiser's count: a decoder serves several Denoisers where those are the scarce ones.
+        if session not in self._sessions and len(self._sessions) >= 2 * limits.max_sessions:
+            raise ReplicaFull(replica_id())
+
+    def _hold(self, session: str, decoding: Decoding, attempt: int) -> None:
+        if session in self._sessions:
+            self._sessions[session].order.close()
+        self._sessions[session] = _Held(decoding, BlockOrder(decoding.next_block, attempt))
 
     def _held(self, session: str) -> _Held:
         held = self._sessions.get(session)

@@ -1,0 +1,98 @@
+"""The seam under a session that survives: what it asks of those who serve it, one call at a time.
+
+A session has two parts that keep state, each held by one replica. `ResilientStages` makes of these calls a session that goes
+on when a replica does not; it knows neither Ray nor gRPC, and in tests the calls are answered in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
+
+
+class Part(StrEnum):
+    """The halves of a session's state."""
+
+    DENOISER = "denoiser"
+    DECODER = "decoder"
+
+
+class PartLost(Exception):
+    """What was asked has gone or does not answer; asking elsewhere, or again, may help."""
+
+
+class NoPlace(Exception):
+    """No replica takes the session now."""
+
+
+class ExportRefused(Exception):
+    """An export cannot be adopted: it is damaged, of another version or model, or not held any more."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A session went on somewhere else."""
+
+    parts: tuple[Part, ...]
+    block: int
+    """The block that was being shown to the client when it was lost."""
+    frame: int
+    """The first frame that was made after the loss."""
+    stall_s: float
+    """Seconds from noticing the loss to that frame, or, while no block was under way, to being ready for one."""
+
+
+Latents = Any
+"""A block's latents, made or in the making, wherever they are."""
+
+
+class Graph(Protocol):
+    """Those who serve, for any number of sessions.
+
+    `attempt` counts a session's recoveries: a part that has been told of one sends away calls of those before, however late
+    they come. Every call may raise `PartLost`.
+    """
+
+    async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
+        """Place the part anew, before block 0, on any replica but `avoid`; gives the replica's id. Raises `NoPlace`."""
+
+    async def adopt(
+        self, part: Part, spec: SessionSpec, block: int, attempt: int, *, replica: str | None, avoid: str
+    ) -> str:
+        """Have a replica (this one, or any but `avoid`) go on from the export before `block`; gives its id.
+
+        Raises `NoPlace` and `ExportRefused`.
+        """
+
+    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+        """Begin an attempt at a replica that still holds the part; gives the block before which it stands."""
+
+    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> Latents:
+        """Start a block, with the sound and prompt of its plan."""
+
+    async def made(self, latents: Latents) -> None:
+        """Wait for latents; raises what their making raised."""
+
+    def decode(
+        self, replica: str, session: str, block: int, latents: Latents, first_frame: int, attempt: int
+    ) -> AsyncIterator[VideoPart]:
+        """Start a block's video, of which the frames before `first_frame` are not wanted."""
+
+    async def exports(self, part: Part, session: str) -> list[int]:
+        """The blocks before which exports of the part are held, the newest first."""
+
+    async def keep(self, part: Part, replica: str, session: str) -> None:
+        """Have the replica go on holding a session that has no blocks to make."""
+
+    async def close(self, part: Part, replica: str, session: str) -> None:
+        """Have the replica forget the session; one that has gone has forgotten it already."""
+
+    async def forget(self, session: str) -> None:
+        """Have the session's exports forgotten."""

@@ -1,0 +1,1 @@
+"""Vault microservice: what sessions have become, kept apart from the replicas that serve them."""
