@@ -8,54 +8,30 @@ import psutil
 import pytest
 
 from conftest import Service
+from failover_fixtures import Watched, kill, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import AvatarClient
-from liveact_services.errors import ClientError
-from test_service import perform, session, speech
-
-
-def replicas(deployment: str) -> list[psutil.Process]:
-    """The processes of a deployment, the oldest first."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::ServeReplica:liveact:{deployment}"):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return sorted(found, key=lambda process: process.create_time())
-
-
-async def until_replicas(deployment: str, count: int, service: Service) -> None:
-    """Wait for Serve to have replaced what was killed."""
-    async with asyncio.timeout(120):
-        while len(replicas(deployment)) < count or service.running.status()[deployment] != "HEALTHY":
-            await asyncio.sleep(0.5)
-
-
-async def watch(client: AvatarClient, config: pb.SessionConfig, deployment: str) -> None:
-    """Take in a stream's frames, and after the first block kill every replica of the deployment."""
-    async with asyncio.timeout(60), client.stream(config) as stream:
-        await stream.ready()
-        frames, victims = 0, replicas(deployment)
-        async for message in stream:
-            frames += len(message.frames) if isinstance(message, pb.VideoChunk) else 0
-            while frames >= 21 and victims:
-                victims.pop().kill()
+from test_service import session, speech
 
 
 @pytest.mark.parametrize("deployment", ["Denoiser", "VaeDecoder"])
-async def test_a_session_whose_replica_is_killed_is_told_so_and_the_service_comes_back(
+async def test_a_session_whose_stage_has_lost_every_replica_goes_on_when_serve_has_brought_one_back(
     service: Service, portrait: bytes, deployment: str
 ) -> None:
-    async with AvatarClient(service.address) as client:
-        with pytest.raises(ClientError) as raised:
-            await watch(client, session(portrait, pacing=pb.PACING_REALTIME), deployment)
-        assert raised.value.reason == "SESSION_LOST"
-        assert raised.value.resumable
-        assert raised.value.retry_after_s is not None
+    killed: list[str] = []
+
+    def seen(heard: Watched) -> None:
+        if len(heard.frames) >= 21 and not killed:
+            killed.extend(kill(deployment))
+
+    async with AvatarClient(service.address) as client, asyncio.timeout(250):
+        heard = await watch(client, session(portrait, pacing=pb.PACING_REALTIME), speech(8.0), seen)
+        assert len(killed) == 2
+        assert heard.indices == list(range(len(heard.frames)))
+        assert len(heard.frames) >= 8 * 20
+        (moved,) = heard.migrations()
+        assert deployment.removeprefix("Vae").lower() in moved.message
         await until_replicas(deployment, 2, service)
-        assert len((await perform(client, session(portrait), speech(1.0))).frames) >= 20
 
 
 async def test_a_session_whose_valkey_is_killed_goes_on_and_its_record_is_right_afterwards(

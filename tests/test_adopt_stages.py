@@ -1,0 +1,317 @@
+"""The stages that keep state, with the real models: what one replica exports another goes on from, to the bit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from liveact_models.blob import StateError
+from liveact_models.timeline import block_frames, block_sound_frames
+from liveact_models.voice import VoiceBuffer
+from liveact_services.conductor.local import LocalModels
+from liveact_services.conductor.parts import Moved, Part, PartLost
+from liveact_services.conductor.resilient import Patience, ResilientStages
+from liveact_services.conductor.stages import BlockPlan, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
+from liveact_services.config import ServiceConfig
+from liveact_services.denoiser import deployment as denoiser
+from liveact_services.denoiser.deployment import Denoiser
+from liveact_services.placement.pins import ReplicaGone, Superseded
+from liveact_services.vae_decoder import deployment as vae_decoder
+from liveact_services.vae_decoder.decoding import Decoding
+from liveact_services.vae_decoder.deployment import VaeDecoder
+from liveact_services.vault.deployment import Vault
+from stage_fixtures import FPS, RATE, session_spec
+
+BLOCKS = 7
+CONFIG = ServiceConfig(checkpoint="untrained", sessions={"export_blocks": 2})  # type: ignore[arg-type]
+DENOISER, DECODER = Part.DENOISER, Part.DECODER
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def plans() -> list[BlockPlan]:
+    voice = VoiceBuffer(RATE, FPS)
+    seconds = np.arange(voice.boundary(block_sound_frames(BLOCKS - 1).stop)) / RATE
+    voice.append((0.3 * np.sin(2 * np.pi * 220 * seconds)).astype(np.float32))
+    prompts = {2: "She laughs.", 5: "He frowns."}
+    return [BlockPlan(b, voice.window(b), prompts.get(b)) for b in range(BLOCKS)]
+
+
+class VaultHandle:
+    """A Vault of this process, called as a deployment handle is."""
+
+    def __init__(self, vault: Vault) -> None:
+        self.vault = vault
+
+    def options(self, **_: str) -> VaultHandle:
+        return self
+
+    @property
+    def put(self) -> VaultHandle:
+        return self
+
+    async def remote(self, session: str, part: Part, block: int, export: bytes) -> None:
+        await self.vault.put(session, part, block, export)
+
+
+@dataclass
+class Cluster:
+    """Two replicas of each part and the stateless models, in one process; a `Graph`."""
+
+    models: LocalModels
+    vault: Vault
+    replicas: dict[Part, dict[str, Denoiser | VaeDecoder]]
+
+    def kill(self, part: Part) -> None:
+        """The replica that holds a session is there no more."""
+        held = [name for name, replica in self.replicas[part].items() if self._sessions(replica)]
+        del self.replicas[part][held[0]]
+
+    async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
+        name, replica = next((n, r) for n, r in self.replicas[part].items() if n != avoid)
+        if isinstance(replica, VaeDecoder):
+            await replica.open(spec, attempt)
+        else:
+            text, clip = self.models.text(spec.prompt), self.models.image(portrait)
+            await replica.open(spec, text, clip, self.models.reference(portrait), attempt)
+        return name
+
+    async def adopt(
+        self, part: Part, spec: SessionSpec, block: int, attempt: int, *, replica: str | None, avoid: str
+    ) -> str:
+        name = replica or next(n for n in self.replicas[part] if n != avoid)
+        await self._at(part, name).adopt(spec, await self.vault.get(spec.session, part, block), attempt)
+        return name
+
+    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+        return await self._at(part, replica).settle(session, attempt)
+
+    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> asyncio.Task[Denoised]:
+        async def denoise() -> Denoised:
+            features = await self.models.hear.run(self.models.features, plan.voice, plan.block)
+            text = None if plan.prompt is None else self.models.text(plan.prompt)
+            at = self._at(DENOISER, replica)
+            assert isinstance(at, Denoiser)
+            denoised = await at.denoise(session, plan.block, features, text, attempt)
+            self._at(DENOISER, replica)
+            return denoised
+
+        return asyncio.create_task(denoise())
+
+    async def made(self, latents: asyncio.Task[Denoised]) -> None:
+        await latents
+
+    async def decode(
+        self, replica: str, session: str, block: int, latents: asyncio.Task[Denoised], first_frame: int, attempt: int
+    ) -> AsyncIterator[VideoPart]:
+        denoised, at = await latents, self._at(DECODER, replica)
+        assert isinstance(at, VaeDecoder)
+        try:
+            async for part in at.decode(session, block, denoised, first_frame, attempt):
+                self._at(DECODER, replica)
+                yield part
+        except (ReplicaGone, Superseded) as gone:
+            raise PartLost(str(gone)) from gone
+
+    async def exports(self, part: Part, session: str) -> list[int]:
+        return await self.vault.blocks(session, part)
+
+    async def keep(self, part: Part, replica: str, session: str) -> None:
+        await self._at(part, replica).keep(session)
+
+    async def close(self, part: Part, replica: str, session: str) -> None:
+        await self._at(part, replica).close(session)
+
+    async def forget(self, session: str) -> None:
+        await self.vault.forget(session)
+
+    def _at(self, part: Part, name: str) -> Denoiser | VaeDecoder:
+        if name not in self.replicas[part]:
+            raise PartLost(f"{name} has gone")
+        return self.replicas[part][name]
+
+    @staticmethod
+    def _sessions(replica: Denoiser | VaeDecoder) -> list[str]:
+        return list(replica._orders if isinstance(replica, Denoiser) else replica._sessions)
+
+
+@pytest.fixture
+def cluster(models: LocalModels, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    for module in (denoiser, vae_decoder):
+        monkeypatch.setattr(module, "replica_id", lambda: "replica")
+    handle = VaultHandle(Vault(CONFIG))
+    replicas: dict[Part, dict[str, Denoiser | VaeDecoder]] = {
+        DENOISER: {f"denoiser-{n}": Denoiser(CONFIG, handle) for n in range(2)},  # type: ignore[arg-type]
+        DECODER: {f"decoder-{n}": VaeDecoder(CONFIG, handle) for n in range(2)},  # type: ignore[arg-type]
+    }
+    return Cluster(models, handle.vault, replicas)
+
+
+async def performed(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec, lost: dict[int, tuple[Part, ...]]
+) -> tuple[list[EncodedFrame], list[Moved]]:
+    """The frames of all blocks; `lost` says what dies once the first part of a block has come."""
+    stages = ResilientStages(cluster, Patience(60.0, 120.0), CONFIG.sessions.export_blocks)
+    moves: list[Moved] = []
+    stages.listen(moves.append)
+    await stages.open(session_spec(codec=codec), portrait)
+    frames: list[EncodedFrame] = []
+    coming = {0: stages.submit(plans[0])}
+    for block in range(BLOCKS):
+        if block + 1 < BLOCKS:
+            coming[block + 1] = stages.submit(plans[block + 1])
+        async for part in coming[block]:
+            frames += part.frames
+            for gone in lost.pop(block, ()):
+                cluster.kill(gone)
+        # Exports are made beside the blocks; here nothing else takes time.
+        await asyncio.sleep(0.05)
+    await stages.close()
+    return frames, moves
+
+
+CASES: list[dict[int, tuple[Part, ...]]] = [
+    {4: (DENOISER,)},
+    {4: (DECODER,)},
+    {5: (DENOISER, DECODER)},
+    {1: (DENOISER, DECODER)},
+    {3: (DECODER,), 5: (DENOISER,)},
+]
+
+
+@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
+async def test_lost_replicas_change_no_byte_of_any_frame(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec
+) -> None:
+    expected, _ = await performed(cluster, plans, portrait, codec, {})
+    everything = {part: dict(replicas) for part, replicas in cluster.replicas.items()}
+    for case in CASES:
+        cluster.replicas = {part: dict(replicas) for part, replicas in everything.items()}
+        frames, moves = await performed(cluster, plans, portrait, codec, dict(case))
+        assert [(f.index, f.data) for f in frames] == [(f.index, f.data) for f in expected], case
+        assert {part for moved in moves for part in moved.parts} == {part for parts in case.values() for part in parts}
+        for replicas in everything.values():
+            for replica in replicas.values():
+                for session in Cluster._sessions(replica):
+                    await replica.close(session)
+
+
+async def test_h264_goes_on_with_a_key_frame_and_every_frame_can_be_decoded(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray
+) -> None:
+    frames, moves = await performed(cluster, plans, portrait, Codec.H264, {4: (DECODER,)})
+    assert [f.index for f in frames] == list(range(block_frames(BLOCKS).start))
+    starts = {block_frames(block).start for block in range(BLOCKS)}
+    assert {f.index for f in frames if f.key} == starts | {moves[0].frame - 4}
+    decoder = av.CodecContext.create("h264", "r")
+    pictures = []
+    for frame in frames:
+        packet = av.Packet(frame.data)
+        packet.pts, packet.time_base = frame.index, Fraction(1, FPS)
+        pictures += decoder.decode(packet)
+    pictures += decoder.decode(None)
+    assert len(pictures) == len(frames)
+
+
+# ---- a decoder's state
+
+
+@pytest.fixture
+def latents() -> list[Denoised]:
+    rng = np.random.default_rng(3)
+    return [Denoised(rng.normal(size=(16, 6 if b == 0 else 8, 4, 4)).astype(np.float32), 0.0, 0.0) for b in range(3)]
+
+
+def frames_of(parts: list[VideoPart]) -> list[tuple[int, bytes]]:
+    return [(frame.index, frame.data) for part in parts for frame in part.frames]
+
+
+def test_a_decoder_adopts_what_another_had_at_the_boundary(models: LocalModels, latents: list[Denoised]) -> None:
+    vae, spec = models.vae_decoder, session_spec()
+    one = Decoding(vae, spec, models.device)
+    before = one.snapshot("model")
+    list(one.parts(0, latents[0]))
+    boundary = one.snapshot("model")
+    rest = [frames_of(list(one.parts(b, latents[b]))) for b in (1, 2)]
+    other = Decoding.adopt(vae, spec, models.device, boundary(), "model")
+    assert other.next_block == 1
+    assert [frames_of(list(other.parts(b, latents[b]))) for b in (1, 2)] == rest
+    # The snapshot is the value at its time, whenever it is serialised.
+    assert Decoding.adopt(vae, spec, models.device, before(), "model").next_block == 0
+
+
+def test_a_decoder_that_gives_up_a_block_makes_it_again_from_any_frame_on(
+    models: LocalModels, latents: list[Denoised]
+) -> None:
+    one = Decoding(models.vae_decoder, session_spec(), models.device)
+    list(one.parts(0, latents[0]))
+    parts = one.parts(1, latents[1])
+    first = frames_of([next(parts), next(parts)])
+    assert one.rewind() == 1
+    again = list(one.parts(1, latents[1], first_frame=29))
+    assert [f.index for part in again for f in part.frames if f.key] == [29]
+    assert frames_of(again)[0][0] == 29
+    assert one.rewind() == 2, "a whole block is not given up"
+    whole = Decoding(models.vae_decoder, session_spec(), models.device)
+    list(whole.parts(0, latents[0]))
+    assert first + frames_of(again) == frames_of(list(whole.parts(1, latents[1])))
+    assert list(whole.parts(2, latents[2], first_frame=10_000)) == []
+    assert whole.next_block == 3
+
+
+def test_a_decoder_refuses_what_it_cannot_go_on_from(models: LocalModels, latents: list[Denoised]) -> None:
+    vae, spec = models.vae_decoder, session_spec()
+    one = Decoding(vae, spec, models.device)
+    list(one.parts(0, latents[0]))
+    export = one.snapshot("model")()
+
+    def reason(exported: bytes, spec: SessionSpec = spec, model: str = "model") -> str:
+        with pytest.raises(StateError) as raised:
+            Decoding.adopt(vae, spec, models.device, exported, model)
+        return raised.value.reason
+
+    assert reason(export[:-1] + bytes([export[-1] ^ 1])) == "STATE_CHECKSUM"
+    assert reason(export, session_spec(width=48)) == "STATE_MODEL_MISMATCH"
+    assert reason(export, model="another") == "STATE_MODEL_MISMATCH"
+
+
+async def test_a_denoiser_refuses_the_export_of_another_session(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray
+) -> None:
+    await performed(cluster, plans[:], portrait, Codec.RGB, {})
+    spec = session_spec()
+    at = cluster.replicas[DENOISER]["denoiser-0"]
+    assert isinstance(at, Denoiser)
+    await cluster.open(DENOISER, spec, portrait, 0, "")
+    export = await at.export("s")
+    with pytest.raises(StateError, match="the session's are"):
+        await at.adopt(session_spec(session="t", seed=8), export, 0)
+    assert await at.sessions() == ["s"]
+    with pytest.raises(ReplicaGone):
+        at._ranks.export("t")
+
+
+async def test_a_denoisers_call_that_was_cancelled_is_settled_after_its_block(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray
+) -> None:
+    at = cluster.replicas[DENOISER]["denoiser-0"]
+    assert isinstance(at, Denoiser)
+    await cluster.open(DENOISER, session_spec(), portrait, 0, "")
+    features = cluster.models.features(plans[0].voice, 0)
+    call = asyncio.create_task(at.denoise("s", 0, features, None))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert await at.settle("s", 1) == 1
+    await at.denoise("s", 1, cluster.models.features(plans[1].voice, 1), None, 1)
