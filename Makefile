@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out
 
-.PHONY: help setup demo test test-slow test-gpu bad-inputs lint format protos bench clean
+.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -29,6 +29,10 @@ test-slow: $(STAMP)  ## the minutes-long tests
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+chaos: $(STAMP)  ## kill replicas at random while sessions stream, and print viewers' stalls
+	$(BIN)/python -m pytest -m chaos
+	$(BIN)/liveact bench chaos
 
 bad-inputs: $(STAMP)  ## send every bad input over a real stream and print the status of each
 	$(BIN)/python -m pytest tests/test_bad_input.py -s

@@ -43,6 +43,15 @@ async def until_replicas(deployment: str, count: int, service: Service) -> None:
             await asyncio.sleep(0.5)
 
 
+async def reaches(event: asyncio.Event, stream: asyncio.Task[Watched]) -> None:
+    """Wait for the event, or raise what ended the stream before it."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, stream}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        raise AssertionError(f"the stream ended after {len(stream.result().frames)} frames")
+
+
 async def record(service: Service, name: str) -> SessionRecord:
     """What Redis says of a session: its replicas, among others."""
     assert service.running._valkey is not None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import Service
-from failover_fixtures import Watched, kill, pids, record, until_replicas, watch
+from failover_fixtures import Watched, kill, pids, reaches, record, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services.client import AvatarClient
@@ -73,9 +73,9 @@ async def test_a_killed_replica_costs_two_streams_no_frame_and_no_byte(
 
     async with asyncio.timeout(280):
         second = asyncio.create_task(watch(client, realtime, voices[1], partial(seen, "realtime")))
-        await far["realtime"].wait()
+        await reaches(far["realtime"], second)
         first = asyncio.create_task(watch(client, fastest, voices[0], partial(seen, "fastest")))
-        await far["fastest"].wait()
+        await reaches(far["fastest"], first)
         before = {name: await record(service, name) for name in names.values()}
         # The replica that holds them; of a stage that holds nothing, the only one there is.
         held = {r.denoiser if deployment == "Denoiser" else r.decoder for r in before.values()}

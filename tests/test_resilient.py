@@ -384,3 +384,18 @@ def test_sound_precedes_its_frames_though_they_were_made_twice() -> None:
             heard = output.block
         elif isinstance(output, Video):
             assert output.part.block == heard
+
+
+def test_a_session_that_is_closed_is_not_brought_back() -> None:
+    async def main() -> None:
+        graph = ScriptedGraph()
+        stages = ResilientStages(graph, PATIENCE, 4, now=asyncio.get_running_loop().time)
+        await stages.open(session_spec(), PORTRAIT)
+        await stages.close()
+        with pytest.raises(ServiceError) as raised:
+            await stages.keep()
+        assert raised.value.reason == "SESSION_ENDED"
+        assert graph.counts.opened == [DECODER, DENOISER]
+        assert all(graph.holder(part) is None for part in Part)
+
+    in_virtual_time(main())

@@ -336,7 +336,7 @@ async def test_the_service_says_what_it_is(client: AvatarClient, service: Servic
 
 def test_every_stage_is_a_deployment_of_its_own(service: Service) -> None:
     assert service.running.status() == dict.fromkeys(
-        ("Gateway", "Conditioner", "AudioEncoder", "VaeEncoder", "Denoiser", "VaeDecoder"), "HEALTHY"
+        ("Gateway", "Conditioner", "AudioEncoder", "VaeEncoder", "Denoiser", "VaeDecoder", "Vault"), "HEALTHY"
     )
 
 

@@ -75,6 +75,7 @@ class ResilientStages:
         self._moving: set[Part] = set()
         self._listener: Callable[[Moved], None] = lambda moved: None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def replicas(self) -> tuple[str, str]:
@@ -124,6 +125,7 @@ class ResilientStages:
 
     async def close(self) -> None:
         """Forget the session everywhere."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._spec is not None:
@@ -198,6 +200,8 @@ class ResilientStages:
         async with self._recovering:
             if seen != self._attempt:
                 return
+            if self._closed:
+                raise fail("SESSION_ENDED", "the session was closed") from loss
             if self._lost_at is None:
                 self._lost_at = self._now()
             log.warning("at frame %d: %s", self._next_frame, loss, extra={"session_id": self._session})

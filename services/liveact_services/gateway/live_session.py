@@ -274,7 +274,9 @@ class LiveSession:
         try:
             await self._stages.keep()
         except Exception as error:
-            self.fail(as_service_error(error))
+            # A session that ended meanwhile is not held, and needs not be.
+            if not self.over:
+                self.fail(as_service_error(error))
 
     def _expire(self, why: str) -> None:
         self._finish(SessionState.EXPIRED, fail("SESSION_EXPIRED", why))

@@ -159,11 +159,12 @@ def _losses() -> Iterator[None]:
         # Not this task was cancelled but the call, and it must not look as if the session had been.
         raise PartLost("the call was cancelled where it was answered") from None
     except Exception as error:
-        for cause in _causes(error):
+        # The innermost first: it says in its own words what the others wrap.
+        for cause in reversed(list(_causes(error))):
             if isinstance(cause, StateError | ExportMissing):
                 raise ExportRefused(str(cause)) from error
             if isinstance(cause, _loss_types()):
-                raise PartLost(f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}") from error
+                raise PartLost(f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}") from error
         raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import flops, graph, memory
+from liveact_services.cli.bench import chaos, flops, graph, memory
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -14,6 +14,7 @@ def _group() -> None:
     pass
 
 
+app.command()(chaos.chaos)
 app.command()(flops.flops)
 app.command()(graph.graph)
 app.command()(memory.memory)

@@ -158,7 +158,7 @@ def _compare(service: serve.OwnService, width: int, height: int, seconds: float,
     pipeline = load_pipeline(service.config, threads)
     if not (width or height):
         width, height = pipeline.config.limits.default
-    portrait, voice = (EXAMPLES / "portrait.jpg").read_bytes(), _clip(seconds)
+    portrait, voice = (EXAMPLES / "portrait.jpg").read_bytes(), clip(seconds)
     bare: list[Pass] = []
     served: list[Pass] = []
     for number in range(-1, rounds):
@@ -171,7 +171,7 @@ def _compare(service: serve.OwnService, width: int, height: int, seconds: float,
     return Comparison(bare, served, width, height, threads)
 
 
-def _clip(seconds: float) -> RecordedVoice:
+def clip(seconds: float) -> RecordedVoice:
     """The example's voice, over and over."""
     from liveact_services.client import RecordedVoice, read_voice
     from liveact_services.client.voice import SAMPLE_BYTES
