@@ -17,6 +17,7 @@ import pytest_asyncio
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.local import LocalModels, LocalStages
+from liveact_services.conductor.parts import Moved, Part
 from liveact_services.conductor.stages import Idle, Pacing, SessionSpec, Stages
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
@@ -199,6 +200,23 @@ async def test_a_voice_comes_back_with_its_frames_and_the_record_follows(host: H
         pb.EVENT_TYPE_READY, pb.EVENT_TYPE_SPEECH_STARTED, pb.EVENT_TYPE_SPEECH_ENDED, pb.EVENT_TYPE_CLOSED,
     ]  # fmt: skip
     assert host.ended == [live]
+
+
+async def test_a_session_that_moved_tells_its_client_and_its_record(host: Host) -> None:
+    stages = ScriptedStages()
+    live = await host.begin(stages)
+    stream = await Stream.open(live).ready()
+    stages.replicas = ("denoiser-2", "decoder-1")
+    stages.moved(Moved((Part.DENOISER,), block=3, frame=85, stall_s=2.5))
+    await stream.until(lambda: pb.EVENT_TYPE_MIGRATED in stream.events)
+    told = stream.received[-1].event
+    assert (told.pts_us, told.block) == (85 * 50_000, 3)
+    assert told.migrated.stall.ToTimedelta().total_seconds() == 2.5
+    assert told.message == "another denoiser took over after 2.50 s"
+    async with asyncio.timeout(5):
+        while (await host.record(live)).denoiser != "denoiser-2":
+            await asyncio.sleep(0.05)
+    assert (await host.record(live)).decoder == "decoder-1"
 
 
 async def test_close_before_ready_ends_without_a_frame(host: Host) -> None:

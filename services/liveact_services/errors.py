@@ -124,7 +124,7 @@ REASONS: dict[str, Reason] = {
     "SESSION_STATE_CONFLICT": Reason(_ABORTED, Kind.PLAIN, "The session is in a state that does not allow this."),
     "SESSION_ENDED": Reason(_STATE, Kind.STATE, "The session was closed or failed."),
     "SESSION_EXPIRED": Reason(_STATE, Kind.STATE, "The session's time ran out."),
-    "SESSION_LOST": Reason(_AWAY, Kind.RETRY, "The replica that held the session died."),
+    "SESSION_LOST": Reason(_AWAY, Kind.RETRY, "What held the session died, and it could not go on elsewhere."),
     "RESUME_TOKEN_INVALID": Reason(_DENIED, Kind.PLAIN, "The resume token fits no session.", "config.resume.token"),
     "RESUME_TOKEN_EXPIRED": Reason(_STATE, Kind.STATE, "The session expired before the resume.", "config.resume.token"),
     "RESUME_FRAME_UNAVAILABLE": Reason(

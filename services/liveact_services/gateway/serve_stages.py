@@ -169,10 +169,11 @@ def _losses() -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what Ray wraps in it: a failed argument arrives as the failure of the call it was for."""
+    """The error, and what is wrapped in it: a failed argument arrives as the failure of the call it was for, and the router
+    adds an error of its own around that."""
     while error is not None:
         yield error
-        error = getattr(error, "cause", None)
+        error = getattr(error, "cause", None) or error.__cause__
 
 
 def _loss_types() -> tuple[type[BaseException], ...]:
