@@ -116,6 +116,9 @@ class ServiceConfig(BaseSettings):
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20
     """How long a replica that is going away may finish what it holds."""
 
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 300
+    """A replica that computes at one call for this long is taken to hang, and Serve replaces it. Sessions move before that."""
+
     gateway: StageConfig = StageConfig(max_ongoing_requests=256)
     conditioner: StageConfig = StageConfig()
     audio_encoder: StageConfig = StageConfig()

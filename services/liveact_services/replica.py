@@ -39,9 +39,23 @@ class Compute:
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._began: float | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the call has taken that is being computed; 0 when none is."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, function, *args)
+
+    def _timed(self, function: Callable[..., T], *args: Any) -> T:
+        self._began = time.monotonic()
+        try:
+            return function(*args)
+        finally:
+            self._began = None
 
 
 class Replica:
@@ -64,6 +78,12 @@ class Replica:
     def record_replica_metadata(self) -> dict[str, Any]:
         """Read once by the router: the oldest replica is filled first."""
         return {"started_at": self.started_at}
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica that says no. Raises `RuntimeError` when its computing hangs."""
+        if (busy := self.compute.busy_s) > self.config.hang_timeout_s:
+            limit = self.config.hang_timeout_s
+            raise RuntimeError(f"one call has been computing for {busy:.1f} s, at most {limit:g} s are accepted")
 
 
 def replica_id() -> str:
