@@ -250,7 +250,12 @@ class ScriptedGraph:
         return self.shelf.blocks(session, part)
 
     async def keep(self, part: Part, replica: str, session: str) -> None:
-        self._find(part, replica).held(session)
+        at = self._find(part, replica)
+
+        async def keep() -> None:
+            at.held(session)
+
+        await at.serve(keep())
 
     async def close(self, part: Part, replica: str, session: str) -> None:
         at = self._find(part, replica)

@@ -399,3 +399,39 @@ def test_a_session_that_is_closed_is_not_brought_back() -> None:
         assert all(graph.holder(part) is None for part in Part)
 
     in_virtual_time(main())
+
+
+def test_a_part_that_is_placed_while_the_session_closes_is_closed_there_too() -> None:
+    async def main() -> None:
+        graph = ScriptedGraph()
+        stages = ResilientStages(graph, PATIENCE, 4, now=asyncio.get_running_loop().time)
+        await stages.open(session_spec(), PORTRAIT)
+        graph.kill(DENOISER)
+        keeping = asyncio.ensure_future(stages.keep())
+        await until(lambda: graph.counts.opened.count(DENOISER) == 2)
+        # The watchers' task is not cancelled with the performance; a performance's is.
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await stages.close()
+        await asyncio.sleep(1)
+        assert all(graph.holder(part) is None for part in Part)
+
+    in_virtual_time(main())
+
+
+def test_a_session_that_closes_while_it_recovers_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        graph = ScriptedGraph(replicas=1)
+        stages = ResilientStages(graph, PATIENCE, 4, now=asyncio.get_running_loop().time)
+        await stages.open(session_spec(), PORTRAIT)
+        graph.kill(DENOISER)
+        keeping = asyncio.ensure_future(stages.keep())
+        await asyncio.sleep(1)
+        await stages.close()
+        with pytest.raises(ServiceError) as raised:
+            await keeping
+        assert raised.value.reason == "SESSION_ENDED"
+        await asyncio.sleep(10)
+        assert all(graph.holder(part) is None for part in Part)
+
+    in_virtual_time(main())

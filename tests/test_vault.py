@@ -18,7 +18,7 @@ from liveact_services.config import ServiceConfig
 from liveact_services.vault import exporter as exporter_module
 from liveact_services.vault.deployment import GIB, Vault
 from liveact_services.vault.exporter import Exporter
-from liveact_services.vault.shelf import ExportMissing, Shelf, VaultFull, check
+from liveact_services.vault.shelf import REMEMBERED, ExportMissing, Shelf, VaultFull, check
 
 DENOISER, DECODER = Part.DENOISER, Part.DECODER
 IDLE_S = 100.0
@@ -67,6 +67,12 @@ def test_a_closed_session_is_forgotten(clock: Clock) -> None:
     shelf.forget("s")
     shelf.forget("s")
     assert (shelf.nbytes, shelf.sessions, shelf.blocks("s", DENOISER)) == (0, [], [])
+    # This one was on its way.
+    shelf.put("s", DENOISER, 8, b"x")
+    assert shelf.nbytes == 0
+    for number in range(REMEMBERED):
+        shelf.forget(f"other {number}")
+    assert len(shelf._forgotten) == REMEMBERED
 
 
 def test_idle_sessions_make_room_the_oldest_first(clock: Clock) -> None:

@@ -128,6 +128,9 @@ class ResilientStages:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        async with self._recovering:
+            # A recovery that was under way gives up at its next step, so that it places nothing behind our back.
+            pass
         if self._spec is not None:
             await asyncio.gather(*(self._close(part, replica) for part, replica in self._held.items()))
             with suppress(PartLost):
@@ -200,8 +203,6 @@ class ResilientStages:
         async with self._recovering:
             if seen != self._attempt:
                 return
-            if self._closed:
-                raise fail("SESSION_ENDED", "the session was closed") from loss
             if self._lost_at is None:
                 self._lost_at = self._now()
             log.warning("at frame %d: %s", self._next_frame, loss, extra={"session_id": self._session})
@@ -209,6 +210,8 @@ class ResilientStages:
             if self._fruitless > 1:
                 await asyncio.sleep(min(RETRY_S * 2 ** (self._fruitless - 2), MAX_RETRY_S))
             while True:
+                if self._closed:
+                    raise fail("SESSION_ENDED", "the session was closed") from loss
                 self._check_patience(self._lost_at, loss)
                 self._attempt += 1
                 try:
@@ -276,20 +279,32 @@ class ResilientStages:
                 continue
             try:
                 adopting = self._graph.adopt(part, spec, at, self._attempt, replica=replica, avoid=self._avoid[part])
-                self._placed(part, await self._in_time(adopting))
+                await self._place(part, adopting)
                 return at
             except ExportRefused as refused:
                 log.error("export before block %d refused: %s", at, refused, extra={"session_id": spec.session})
         if self._portrait is None or (self._plans and min(self._plans) > 0):
             raise fail("SESSION_LOST", f"the {part} is lost and no export of it can be adopted", retry_after_s=1.0)
         opening = self._graph.open(part, spec, self._portrait, self._attempt, self._avoid[part])
-        self._placed(part, await self._in_time(opening))
+        await self._place(part, opening)
         return 0
 
-    def _placed(self, part: Part, replica: str) -> None:
+    async def _place(self, part: Part, placing: Awaitable[str]) -> None:
+        """Wait for a replica to take the part, and note which did."""
+        taken = asyncio.ensure_future(placing)
+        try:
+            replica = await self._in_time(asyncio.shield(taken))
+        except BaseException:
+            taken.add_done_callback(lambda done: self._came_late(part, done))
+            raise
         if self._held.get(part) != replica:
             self._moving.add(part)
         self._held[part] = replica
+
+    def _came_late(self, part: Part, taken: asyncio.Future[str]) -> None:
+        """A replica took the part when nobody waited for it any more: it is not to hold it for ever."""
+        if not taken.cancelled() and taken.exception() is None and self._held.get(part) != taken.result():
+            self._spawn(self._close(part, taken.result()))
 
     # ---- what is kept ------------------------------------------------------------------------------------------------------
 

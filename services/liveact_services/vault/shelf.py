@@ -14,6 +14,10 @@ KEPT = 2
 """Exports of each part: the older one serves where the newer is damaged, or ahead of what was shown."""
 
 
+REMEMBERED = 4096
+"""Forgotten sessions whose exports are still turned away: one may have been on its way when its session was closed."""
+
+
 class VaultFull(Exception):
     """The export does not fit beside those of the sessions in use."""
 
@@ -42,6 +46,7 @@ class Shelf:
         """Sessions nobody has asked about for `idle_s` make room for others."""
         self._max_bytes, self._idle_s, self._now = max_bytes, idle_s, now
         self._sessions: dict[str, _Held] = {}
+        self._forgotten: dict[str, None] = {}
 
     @property
     def nbytes(self) -> int:
@@ -54,7 +59,12 @@ class Shelf:
         return list(self._sessions)
 
     def put(self, session: str, part: Part, block: int, export: bytes) -> None:
-        """Keep an export; of more than two the oldest goes, also when it is this one. Raises `VaultFull`."""
+        """Keep an export; of more than two the oldest goes, also when it is this one. Raises `VaultFull`.
+
+        Of a session that was forgotten nothing is kept.
+        """
+        if session in self._forgotten:
+            return
         held = self._sessions.get(session)
         blocks = {} if held is None else held.parts.get(part, {})
         kept = dict(sorted({**blocks, block: export}.items(), reverse=True)[:KEPT])
@@ -87,8 +97,11 @@ class Shelf:
             self._sessions[session].parts.get(part, {}).pop(block, None)
 
     def forget(self, session: str) -> None:
-        """Forget a session; an unknown one is no error."""
+        """Forget a session for good; an unknown one is no error."""
         self._sessions.pop(session, None)
+        self._forgotten[session] = None
+        if len(self._forgotten) > REMEMBERED:
+            del self._forgotten[next(iter(self._forgotten))]
 
     def _make_room(self, more: int, session: str) -> None:
         oldest = self._now() - self._idle_s
@@ -101,7 +114,8 @@ class Shelf:
                     f"session {session}: {total} bytes would be held; accepted are {self._max_bytes} "
                     f"(vault.max_gib), and all {len(self._sessions)} sessions held are in use"
                 )
-            self.forget(idle.pop(0)[1])
+            # Not for good: it may be a session whose Gateway was cut off, and comes back.
+            del self._sessions[idle.pop(0)[1]]
 
 
 def check(export: bytes, block: int) -> None:
