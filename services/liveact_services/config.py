@@ -115,8 +115,7 @@ class ServiceConfig(BaseSettings):
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the
     environment variable that holds the YAML; none: everybody, as one tenant without quotas."""
     pools: dict[Slug, StageConfig] = {}
-    """Denoisers set aside for tenants, by name; `denoiser` is the pool "default". A tenant's pool is checked against these
-    and recorded with its sessions. They are not deployed yet: `denoiser` serves every session."""
+    """Denoisers set aside for tenants, by name, each a deployment of its own; `denoiser` is the pool "default"."""
 
     @field_validator("tenants")
     @classmethod
@@ -136,6 +135,11 @@ class ServiceConfig(BaseSettings):
         if self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is unknown; accepted are {', '.join(PRESETS)}")
         return self
+
+    @property
+    def denoisers(self) -> dict[str, StageConfig]:
+        """The Denoisers of every pool."""
+        return {DEFAULT_POOL: self.denoiser, **self.pools}
 
     def open_checkpoint(self) -> Checkpoint:
         """The weights to serve. Raises `CheckpointError`."""

@@ -16,15 +16,23 @@ from liveact_services.config import ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
 from liveact_services.placement.router import SessionRouter
+from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vae_encoder.deployment import VaeEncoder
 
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
-    """The application: Gateway in front, five stages behind it, each with replicas and resources of its own."""
+    """The application: Gateway in front, five stages behind it, each with replicas and resources of its own.
+
+    Every pool has a Denoiser deployment to itself; the other stages serve all.
+    """
 
     def stage(cls: type, options: StageConfig, *, pinned: bool = False) -> DeploymentHandle:
         return _deployment(config, cls, options, pinned).bind(config)  # type: ignore[return-value]
+
+    def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
+        deployment = _deployment(config, Denoiser, options, pinned=True, name=denoiser_name(pool))
+        return deployment.bind(config, pool)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
     return _deployment(config, Gateway, config.gateway).bind(
@@ -35,19 +43,26 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         conditioner=stage(Conditioner, config.conditioner),
         audio_encoder=stage(AudioEncoder, config.audio_encoder),
         vae_encoder=stage(VaeEncoder, config.vae_encoder),
-        denoiser=stage(Denoiser, config.denoiser, pinned=True),
+        denoisers={pool: denoiser(pool, options) for pool, options in config.denoisers.items()},
         vae_decoder=stage(VaeDecoder, config.vae_decoder, pinned=True),
     )
 
 
-def _deployment(config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False) -> serve.Deployment:
+def denoiser_name(pool: str) -> str:
+    """The deployment that serves a pool."""
+    return Denoiser.__name__ if pool == DEFAULT_POOL else f"{Denoiser.__name__}-{pool}"
+
+
+def _deployment(
+    config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False, name: str | None = None
+) -> serve.Deployment:
     extra: dict[str, Any] = {}
     if pinned:
         router: Any = SessionRouter
         extra["request_router_config"] = RequestRouterConfig(request_router_class=router)
     deployment: Any = serve.deployment(
         cls,
-        name=cls.__name__,
+        name=name or cls.__name__,
         num_replicas=options.replicas,
         max_ongoing_requests=options.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,

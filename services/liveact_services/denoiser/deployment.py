@@ -12,6 +12,7 @@ from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
+from liveact_services.tenants.tenant import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Denoiser(Replica):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
-    def __init__(self, config: ServiceConfig) -> None:
-        super().__init__(config, config.denoiser)
+    def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL) -> None:
+        super().__init__(config, config.denoisers[pool])
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._orders: dict[str, BlockOrder] = {}

@@ -63,12 +63,12 @@ class Gateway:
         conditioner: DeploymentHandle,
         audio_encoder: DeploymentHandle,
         vae_encoder: DeploymentHandle,
-        denoiser: DeploymentHandle,
+        denoisers: dict[str, DeploymentHandle],
         vae_decoder: DeploymentHandle,
     ) -> None:
         join_serve_log()
         self._config, self._model, self._checkpoint = config, model, checkpoint
-        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder)
+        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoisers, vae_decoder)
         database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
         self._requests = RequestQuota(database)
@@ -216,8 +216,9 @@ class Gateway:
     async def _warm_up(self) -> None:
         while not self._warm:
             try:
-                took = await warm_up(ServeStages(self._handles), self._model)
-                log.info("warm after %.1f s", took)
+                for pool in self._handles.denoisers:
+                    took = await warm_up(ServeStages(self._handles), self._model, pool)
+                    log.info("pool %s is warm after %.1f s", pool, took)
                 self._warm = True
             except Exception:
                 log.exception("the warm-up failed and is tried again")

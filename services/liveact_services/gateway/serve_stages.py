@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ CLOSE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class StageHandles:
-    """The five stages behind a Gateway."""
+    """The five stages behind a Gateway; of Denoisers, one deployment a pool."""
 
     conditioner: DeploymentHandle
     audio_encoder: DeploymentHandle
     vae_encoder: DeploymentHandle
-    denoiser: DeploymentHandle
+    denoisers: Mapping[str, DeploymentHandle]
     vae_decoder: DeploymentHandle
 
 
@@ -51,7 +51,7 @@ class ServeStages:
         text = self._handles.conditioner.text.remote(spec.prompt)
         clip = self._handles.conditioner.image.remote(portrait)
         reference = self._handles.vae_encoder.reference.remote(portrait)
-        denoiser, decoder = self._handles.denoiser, self._handles.vae_decoder
+        denoiser, decoder = self._handles.denoisers[spec.pool], self._handles.vae_decoder
         self._decoder = await _place(spec.session, lambda key: decoder.options(session_id=key).open.remote(spec))
         self._denoiser = await _place(
             spec.session, lambda key: denoiser.options(session_id=key).open.remote(spec, text, clip, reference)
@@ -91,7 +91,8 @@ class ServeStages:
         """The session and, pinned, the stages that hold it."""
         if self._spec is None:
             return
-        held = ((self._handles.denoiser, self._denoiser), (self._handles.vae_decoder, self._decoder))
+        denoiser = self._handles.denoisers[self._spec.pool]
+        held = ((denoiser, self._denoiser), (self._handles.vae_decoder, self._decoder))
         for handle, replica in held:
             if replica is not None:
                 yield self._spec.session, handle.options(session_id=str(Pin(self._spec.session, replica)))
