@@ -107,7 +107,7 @@ class FleetAndList(RuleBasedStateMachine):
         assert self.fleet.held == pytest.approx(sum(v.held for v in self.views.values()))
         assert self.fleet.draining == sum(v.draining for v in self.views.values())
         newest = sorted(self.views.values(), key=lambda v: v.age_order, reverse=True)
-        assert self.fleet.newest_first() == newest
+        assert list(self.fleet.newest_first()) == newest
         idle = next((n for n, v in enumerate(newest) if v.held), len(newest))
         assert self.fleet.idle_newest() == idle
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import takewhile
 
 from liveact_services.placement.choose import ROUNDING, ReplicaView
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
@@ -96,19 +98,15 @@ class Fleet:
             if replica is not None and replica not in pin.refused:
                 return replica
 
-    def newest_first(self) -> list[ReplicaView]:
-        """Every replica, the newest in front."""
-        return [self._views[replica] for replica in reversed(self._ids) if replica is not None]
+    def newest_first(self) -> Iterator[ReplicaView]:
+        """Every replica, the newest in front; the fleet may be updated meanwhile, and nothing added or removed."""
+        for replica in reversed(self._ids):
+            if replica is not None:
+                yield self._views[replica]
 
     def idle_newest(self) -> int:
         """How many of the newest hold nothing, up to the first that does."""
-        count = 0
-        for replica in reversed(self._ids):
-            if replica is not None:
-                if self._views[replica].held > 0:
-                    break
-                count += 1
-        return count
+        return sum(1 for _ in takewhile(lambda view: not view.held, self.newest_first()))
 
     # ---- the tree ----------------------------------------------------------------------------------------------------------
 
