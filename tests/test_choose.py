@@ -113,7 +113,7 @@ class FleetAndList(RuleBasedStateMachine):
 
 
 def test_the_index_of_a_fleet_chooses_as_the_plain_list_does() -> None:
-    run_state_machine_as_test(FleetAndList, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(FleetAndList, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
 
 
 @given(st.integers(1, 70))

@@ -27,11 +27,11 @@ class ScalingRules(BaseModel):
     """Room kept free beyond what is held, waits and is due, as a share of it."""
     up_after_s: Annotated[float, Field(ge=0)] = 0.0
     """How long more replicas must be wanted before they are started."""
-    down_after_s: Annotated[float, Field(ge=0)] = 300.0
+    down_after_s: Annotated[float, Field(ge=0)] = 180.0
     """How long fewer must be wanted before any is given up; then as many stay as were wanted at most in that time."""
     start_s: Annotated[float, Field(ge=0)] = 240.0
     """What a replica needs from being asked for to serving, its node included: growth is followed that far ahead."""
-    trend_s: Annotated[float, Field(gt=0)] = 600.0
+    trend_s: Annotated[float, Field(gt=0)] = 1200.0
     """Over how long growth is measured."""
 
     @model_validator(mode="after")
