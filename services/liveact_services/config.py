@@ -21,6 +21,7 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.placement.autoscaling import ScalingRules
 from liveact_services.tenants.source import ENVIRONMENT
 from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
 
@@ -44,6 +45,25 @@ class StageConfig(_Strict):
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads. Ray would otherwise set them from num_cpus, that is to one."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
+    autoscaling: ScalingRules | None = None
+    """Follow the sessions (docs/scaling.md); none: always `replicas`. With it, `replicas` is only the number at the start."""
+
+    @model_validator(mode="after")
+    def _starts_within_bounds(self) -> StageConfig:
+        rules = self.autoscaling
+        if rules is not None and not rules.min_replicas <= self.first_replicas <= rules.max_replicas:
+            raise ValueError(
+                f"replicas {self.replicas} to start with: accepted are {rules.min_replicas} to {rules.max_replicas}, the "
+                "bounds of `autoscaling`"
+            )
+        return self
+
+    @property
+    def first_replicas(self) -> int:
+        """Replicas at the start."""
+        if self.autoscaling is None or "replicas" in self.model_fields_set:
+            return self.replicas
+        return self.autoscaling.min_replicas
 
 
 class SessionLimits(_Strict):
@@ -65,6 +85,11 @@ class SessionLimits(_Strict):
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
+
+    @property
+    def max_decoded(self) -> int:
+        """Sessions admitted on one VaeDecoder replica: it serves several Denoisers where those are the scarce ones."""
+        return 2 * self.max_sessions
 
     @property
     def longest_rest_s(self) -> float:
@@ -129,6 +154,16 @@ class ServiceConfig(BaseSettings):
         if DEFAULT_POOL in pools:
             raise ValueError(f'the pool "{DEFAULT_POOL}" is `denoiser`; accepted are other names')
         return pools
+
+    @model_validator(mode="after")
+    def _carries(self) -> ServiceConfig:
+        for name in ("gateway", "conditioner", "audio_encoder", "vae_encoder"):
+            rules = getattr(self, name).autoscaling
+            if rules is not None and rules.sessions_per_replica is None:
+                raise ValueError(
+                    f"{name}.autoscaling.sessions_per_replica is missing: accepted is how many sessions one replica carries"
+                )
+        return self
 
     @model_validator(mode="after")
     def _known_preset(self) -> ServiceConfig:

@@ -16,9 +16,13 @@ from liveact_services.config import ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
 from liveact_services.placement.router import SessionRouter
+from liveact_services.placement.serve_policy import Role, autoscaling_config
 from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vae_encoder.deployment import VaeEncoder
+
+ROUTING_STATS_S = 2.0
+"""How often routers hear what the replicas hold."""
 
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
@@ -27,15 +31,20 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
     Every pool has a Denoiser deployment to itself; the other stages serve all.
     """
 
-    def stage(cls: type, options: StageConfig, *, pinned: bool = False) -> DeploymentHandle:
-        return _deployment(config, cls, options, pinned).bind(config)  # type: ignore[return-value]
+    def stage(cls: type, options: StageConfig) -> DeploymentHandle:
+        return _deployment(config, cls, options, Role.FOLLOWS).bind(config)  # type: ignore[return-value]
 
     def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
-        deployment = _deployment(config, Denoiser, options, pinned=True, name=denoiser_name(pool))
+        room = config.sessions.max_sessions
+        deployment = _deployment(config, Denoiser, options, Role.LEADS, room, denoiser_name(pool))
         return deployment.bind(config, pool)  # type: ignore[return-value]
 
+    def decoder() -> DeploymentHandle:
+        room = config.sessions.max_decoded
+        return _deployment(config, VaeDecoder, config.vae_decoder, Role.HOLDS, room).bind(config)  # type: ignore[return-value]
+
     opened = config.open_checkpoint()
-    return _deployment(config, Gateway, config.gateway).bind(
+    return _deployment(config, Gateway, config.gateway, Role.HOLDS, pinned=False).bind(
         config,
         opened.config,
         Path(config.checkpoint).name,
@@ -44,7 +53,7 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         audio_encoder=stage(AudioEncoder, config.audio_encoder),
         vae_encoder=stage(VaeEncoder, config.vae_encoder),
         denoisers={pool: denoiser(pool, options) for pool, options in config.denoisers.items()},
-        vae_decoder=stage(VaeDecoder, config.vae_decoder, pinned=True),
+        vae_decoder=decoder(),
     )
 
 
@@ -54,16 +63,30 @@ def denoiser_name(pool: str) -> str:
 
 
 def _deployment(
-    config: ServiceConfig, cls: type, options: StageConfig, pinned: bool = False, name: str | None = None
+    config: ServiceConfig,
+    cls: type,
+    options: StageConfig,
+    role: Role,
+    room: float = 1.0,
+    name: str | None = None,
+    *,
+    pinned: bool | None = None,
 ) -> serve.Deployment:
+    """`room`: sessions that one replica carries, where the configuration does not say. `pinned`: as `role` has it."""
     extra: dict[str, Any] = {}
-    if pinned:
+    if role is not Role.FOLLOWS if pinned is None else pinned:
         router: Any = SessionRouter
-        extra["request_router_config"] = RequestRouterConfig(request_router_class=router)
+        extra["request_router_config"] = RequestRouterConfig(
+            request_router_class=router, request_routing_stats_period_s=ROUTING_STATS_S
+        )
+    if options.autoscaling is None:
+        extra["num_replicas"] = options.replicas
+    else:
+        carried = options.autoscaling.sessions_per_replica or room
+        extra["autoscaling_config"] = autoscaling_config(options.autoscaling, carried, role, options.first_replicas)
     deployment: Any = serve.deployment(
         cls,
         name=name or cls.__name__,
-        num_replicas=options.replicas,
         max_ongoing_requests=options.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         # An access line for every call would be some twenty a second and session.

@@ -10,19 +10,20 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
-from liveact_services.placement.pins import ReplicaFull, ReplicaGone
-from liveact_services.replica import Replica, replica_id
+from liveact_services.placement.pins import ReplicaGone
+from liveact_services.replica import replica_id
+from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
 
-class Denoiser(Replica):
+class Denoiser(StatefulReplica):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL) -> None:
-        super().__init__(config, config.denoisers[pool])
+        super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._orders: dict[str, BlockOrder] = {}
@@ -30,11 +31,10 @@ class Denoiser(Replica):
     async def open(self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
-        Raises `ReplicaFull` when as many sessions are held as the config allows.
+        Raises `ReplicaFull` when as many sessions are held as the config allows, or when it is drained.
         """
         await self._sweep()
-        if len(self._orders) >= self.config.sessions.max_sessions:
-            raise ReplicaFull(replica_id())
+        self.require_room(spec.session)
         self._orders[spec.session] = BlockOrder()
         try:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
@@ -63,6 +63,10 @@ class Denoiser(Replica):
         if order is not None:
             order.close()
             await self.compute.run(self._ranks.close, session)
+
+    def held(self) -> int:
+        """How many sessions are here."""
+        return len(self._orders)
 
     async def sessions(self) -> list[str]:
         """The sessions held."""

@@ -76,6 +76,7 @@ class Gateway:
         self._access = Access(directory)
         self._live: dict[str, LiveSession] = {}
         self._leaving = False
+        self._started_at = time.time()
         self._warm = False
         work = [self._warm_up(), self._sweep(), self._recheck(), *([directory.run()] if directory else [])]
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -343,6 +344,10 @@ class Gateway:
         self._leaving = True
         for live in self._live.values():
             live.going_away()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy hears; numbers only."""
+        return {"held": float(len(self._live)), "started_at": self._started_at}
 
     def _health(self) -> Any:
         serving = self._warm and not self._leaving

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
-from liveact_services.placement.pins import ReplicaFull, ReplicaGone
-from liveact_services.replica import Replica, replica_id
+from liveact_services.placement.pins import ReplicaGone
+from liveact_services.replica import replica_id
+from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
 
 if TYPE_CHECKING:
@@ -28,22 +29,19 @@ class _Held:
     order: BlockOrder = field(default_factory=BlockOrder)
 
 
-class VaeDecoder(Replica):
+class VaeDecoder(StatefulReplica):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        super().__init__(config, config.vae_decoder)
+        super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._sessions: dict[str, _Held] = {}
 
     async def open(self, spec: SessionSpec) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on. Raises `ReplicaFull`."""
-        limits = self.config.sessions
-        oldest = time.monotonic() - limits.longest_rest_s
+        oldest = time.monotonic() - self.config.sessions.longest_rest_s
         self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
-        # Twice the Denoiser's count: a decoder serves several Denoisers where those are the scarce ones.
-        if len(self._sessions) >= 2 * limits.max_sessions:
-            raise ReplicaFull(replica_id())
+        self.require_room(spec.session)
         self._sessions[spec.session] = _Held(Decoding(self._vae, spec, self.device))
         return replica_id()
 
@@ -65,6 +63,10 @@ class VaeDecoder(Replica):
         held = self._sessions.pop(session, None)
         if held is not None:
             held.order.close()
+
+    def held(self) -> int:
+        """How many sessions are here."""
+        return len(self._sessions)
 
     async def sessions(self) -> list[str]:
         """The sessions held."""
