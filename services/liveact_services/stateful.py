@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from liveact_services.placement.pins import ReplicaFull
-from liveact_services.replica import Replica, replica_id
-
-if TYPE_CHECKING:
-    from liveact_services.config import ServiceConfig, StageConfig
+from liveact_services.replica import replica_id
 
 ASKS_AGAIN_S = 10.0
 """For how long a session that was turned away counts as waiting; clients are told to ask again sooner."""
 
 
-class StatefulReplica(Replica):
-    """Base of Denoiser and VaeDecoder."""
+class Stateful:
+    """Beside `Replica` a base of Denoiser and VaeDecoder."""
 
-    def __init__(self, config: ServiceConfig, stage: StageConfig, capacity: int) -> None:
-        super().__init__(config, stage)
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         """Sessions it takes at most."""
+        self.started_at = time.time()
         self._draining = self._let_go = False
         self._turned_away: deque[tuple[float, str]] = deque()
 

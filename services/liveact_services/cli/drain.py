@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from liveact_services.cli.output import Output, note
 
 if TYPE_CHECKING:
     from liveact_services.placement.draining import Replica
+
+CONNECT_S = 3.0
 
 
 def drain(
@@ -58,6 +61,13 @@ def _connected(address: str) -> Iterator[None]:
 
     import ray
 
+    # Ray would look for a cluster that is not there for longer than anybody waits.
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError as error:
+            raise Unavailable(f"no Ray cluster at {address!r}: {error.strerror or error}") from None
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError) as error:

@@ -11,19 +11,20 @@ from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.placement.pins import ReplicaGone
-from liveact_services.replica import replica_id
-from liveact_services.stateful import StatefulReplica
+from liveact_services.replica import Replica, replica_id
+from liveact_services.stateful import Stateful
 from liveact_services.tenants.tenant import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
 
-class Denoiser(StatefulReplica):
+class Denoiser(Replica, Stateful):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL) -> None:
-        super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
+        Replica.__init__(self, config, config.denoisers[pool])
+        Stateful.__init__(self, config.sessions.max_sessions)
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._orders: dict[str, BlockOrder] = {}

@@ -1,7 +1,7 @@
 """The autoscaling policy as Serve wants it: what its controller knows of a deployment, handed to `decide`.
 
-Serve pickles this module's class by value, with the objects it names, and modules by name: hence `board.BOARD`. It asks some ten times a second; replicas report
-every ten seconds.
+Serve pickles this module's class by value, with the objects it names, and modules by name: hence `board.BOARD`. It
+asks some ten times a second; replicas report every ten seconds.
 """
 
 from __future__ import annotations

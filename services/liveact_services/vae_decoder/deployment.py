@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
 from liveact_services.placement.pins import ReplicaGone
-from liveact_services.replica import replica_id
-from liveact_services.stateful import StatefulReplica
+from liveact_services.replica import Replica, replica_id
+from liveact_services.stateful import Stateful
 from liveact_services.vae_decoder.decoding import Decoding
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ class _Held:
     order: BlockOrder = field(default_factory=BlockOrder)
 
 
-class VaeDecoder(StatefulReplica):
+class VaeDecoder(Replica, Stateful):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
+        Replica.__init__(self, config, config.vae_decoder)
+        Stateful.__init__(self, config.sessions.max_decoded)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._sessions: dict[str, _Held] = {}
 
