@@ -75,10 +75,11 @@ def _deployment(
     """`room`: sessions that one replica carries, where the configuration does not say. `pinned`: as `role` has it."""
     extra: dict[str, Any] = {}
     if role is not Role.FOLLOWS if pinned is None else pinned:
-        router: Any = SessionRouter
-        extra["request_router_config"] = RequestRouterConfig(
-            request_router_class=router, request_routing_stats_period_s=ROUTING_STATS_S
-        )
+        routing: dict[str, Any] = {
+            "request_router_class": SessionRouter,
+            "request_routing_stats_period_s": ROUTING_STATS_S,
+        }
+        extra["request_router_config"] = RequestRouterConfig(**routing)
     if options.autoscaling is None:
         extra["num_replicas"] = options.replicas
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from liveact_services.placement.choose import fits
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
@@ -21,6 +23,24 @@ class Held:
     """What it takes of the replica: 1 of a count, or its utilisation."""
     token: int
     """The fencing token under which it was admitted or adopted."""
+
+
+class Admission(Protocol):
+    """What decides at a replica, as a fleet sees it; `Holding` is one."""
+
+    @property
+    def used(self) -> float:
+        """What its sessions take; exactly 0 of none."""
+
+    @property
+    def sessions(self) -> Mapping[str, object]:
+        """Those it holds, by name."""
+
+    def admit(self, session: str, token: int, need: float) -> None:
+        """Take a session of this utilisation. Raises `ReplicaFull` or `StaleHolder`."""
+
+    def release(self, session: str, token: int) -> None:
+        """Forget it. Raises `StaleHolder`."""
 
 
 class Holding:

@@ -16,7 +16,7 @@ from typing import Any
 from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, decide
 from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
-from liveact_services.placement.holding import Holding
+from liveact_services.placement.holding import Admission, Holding
 from liveact_services.placement.pins import NoReplica, Pin
 from liveact_services.simulate.machines import Hardware, Machines, Node
 from liveact_services.simulate.report import Tally
@@ -66,15 +66,24 @@ class Simulation:
     """One service on one clock; `run` once."""
 
     def __init__(
-        self, workload: Workload, rules: ScalingRules, hardware: Hardware, service: Service, until_s: float, seed: int
+        self,
+        workload: Workload,
+        rules: ScalingRules,
+        hardware: Hardware,
+        service: Service,
+        until_s: float,
+        seed: int,
+        admission: Callable[[str], Admission] | None = None,
     ) -> None:
+        """`admission` makes what a replica of that name admits by; by default its count and the sum of its utilisations."""
         self.tally = Tally(until_s)
         self._workload, self._rules, self._service, self._until = workload, rules, service, until_s
         self._hardware, self._machines = hardware, Machines(hardware, seed)
         self._random = random.Random(seed + 1)
         self._fleet = Fleet()
         self._state = ScalingState()
-        self._holdings: dict[int, Holding] = {}
+        self._holdings: dict[int, Admission] = {}
+        self._admission = admission or self._by_utilisation
         self._nodes: dict[int, Node] = {}
         """Of every replica, those that start included."""
         self._starting: dict[int, None] = {}
@@ -234,12 +243,14 @@ class Simulation:
             return
         self._count()
         del self._starting[replica]
-        service = self._service
-        self._holdings[replica] = Holding(_name(replica), max_sessions=service.max_sessions, bound=service.bound)
+        self._holdings[replica] = self._admission(_name(replica))
         draining = self._nodes[replica].leaving
-        self._fleet.add(ReplicaView(_name(replica), self._now, 0.0, service.bound, draining))
+        self._fleet.add(ReplicaView(_name(replica), self._now, 0.0, self._service.bound, draining))
         if draining:
             self._leaving.add(replica)
+
+    def _by_utilisation(self, name: str) -> Admission:
+        return Holding(name, max_sessions=self._service.max_sessions, bound=self._service.bound)
 
     def _stop(self, replica: int) -> None:
         """It is there no more; its sessions were moved or are lost."""
@@ -294,7 +305,7 @@ class Simulation:
 
     # ---- the policy --------------------------------------------------------------------------------------------------------
 
-    def _tick(self, _: None) -> None:
+    def _tick(self, nothing: None) -> None:
         self._at(self._now + self._service.tick_s, self._tick, None)
         starting = len(self._starting)
         seen = Observation(
