@@ -278,7 +278,7 @@ def test_no_interleaving_gives_a_session_two_owners(valkey: EmbeddedValkey) -> N
     run_state_machine_as_test(
         Ownership,
         settings=settings(
-            max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=50, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from liveact_services import stateful
 from liveact_services.cli.main import app
 from liveact_services.placement import draining, pins
 from liveact_services.placement.draining import Replica
 from liveact_services.placement.holding import Holding
+from liveact_services.stateful import Stateful
 
 
 class Held:
@@ -85,6 +87,43 @@ async def test_without_a_mover_it_waits_for_sessions_to_end() -> None:
     assert counts == [2, 1, 0]
     two = Held("two", "a")
     assert await draining.drain(named(two), wait_s=0.05, poll_s=0.01) == {"two": ["a"]}
+
+
+class Some(Stateful):
+    """A replica that holds as many as is said."""
+
+    count = 0
+
+    def held(self) -> int:
+        return self.count
+
+
+async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stateful, "replica_id", lambda: "r1")
+    now = 100.0
+    monkeypatch.setattr(stateful.time, "monotonic", lambda: now)
+    replica = Some(capacity=2)
+    replica.require_room("a")
+    replica.count = 2
+    for session in ("b", "b", "c"):
+        with pytest.raises(pins.ReplicaFull, match="r1"):
+            replica.require_room(session)
+    report = await replica.record_autoscaling_stats()
+    assert report == {"held": 2.0, "turned_away": 2.0, "draining": 0.0, "started_at": replica.started_at}
+    now += pins.ASK_AGAIN_S + 0.1
+    assert (await replica.record_autoscaling_stats())["turned_away"] == 0
+    replica.count = 1
+    assert (await replica.drain(True, True))["draining"]
+    with pytest.raises(pins.ReplicaFull):
+        replica.require_room("d")
+    assert await replica.record_routing_stats() == {"held": 1, "capacity": 2, "draining": True}
+    await replica.check_health()
+    replica.count = 0
+    with pytest.raises(RuntimeError, match="let go"):
+        await replica.check_health()
+    await replica.drain(False)
+    await replica.check_health()
+    replica.require_room("d")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from ray import serve
 
 from conftest import pcm16, tone
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import AvatarClient, RecordedVoice, speak
 from liveact_services.config import load_config
+from liveact_services.errors import ClientError
 from liveact_services.gateway.serve_stages import ServeStages, StageHandles
 from liveact_services.graph import build
 from liveact_services.service import start_service
@@ -99,7 +105,29 @@ async def test_a_sessions_calls_go_to_the_denoisers_of_its_pool() -> None:
         assert await denoisers[pool].calls.remote() == asked
 
 
+async def drained(*options: str) -> dict[str, Any]:
+    """`liveact drain` with these options, at the cluster this process is connected to."""
+    words = ["drain", *options, "--json", "--address", ray.get_runtime_context().gcs_address]
+    run = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "liveact_services.cli.main", *words],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+async def speaks(client: AvatarClient, session: pb.SessionConfig, voice: RecordedVoice) -> bool:
+    """Whether a new session finds a place."""
+    try:
+        return (await speak(client, session, voice, pace="fastest")).frames > 0
+    except ClientError as error:
+        if error.reason != "CAPACITY":
+            raise
+        return False
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_a_tenant_of_a_pool_is_served_by_its_own_denoisers(tenants: Tenants, tmp_path: Path) -> None:
     """A whole service with two pools: each tenant's session appears in its own pool's deployment and in no other."""
     gold, plain = tenants.add("acme", pool="gold"), tenants.add("other")
@@ -120,6 +148,22 @@ async def test_a_tenant_of_a_pool_is_served_by_its_own_denoisers(tenants: Tenant
             assert await denoisers.sessions.remote() == [held.session.name.partition("/")[2]]
             report = await speak(two, session, voice, pace="fastest")
             assert report.frames > 0
+
+            listed = await drained("--all")
+            assert sorted((row["deployment"], row["held"]) for row in listed["replicas"]) == [
+                ("Denoiser", 0), ("Denoiser-gold", 1), ("VaeDecoder", 1),
+            ]  # fmt: skip
+            assert all(row["draining"] for row in listed["replicas"])
+            with pytest.raises(ClientError, match="CAPACITY"):
+                await speak(two, session, voice, pace="fastest")
+            (plain_one,) = [row["replica"] for row in listed["replicas"] if row["deployment"] == "Denoiser"]
+            listed = await drained("--all", "--undo")
+            assert not any(row["draining"] for row in listed["replicas"])
+            assert plain_one in {row["replica"] for row in listed["replicas"]}
+            # Routers hear of it a little later.
+            async with asyncio.timeout(60):
+                while not await speaks(two, session, voice):
+                    await asyncio.sleep(1)
             await held.close()
     finally:
         running.stop()

@@ -6,11 +6,8 @@ import time
 from collections import deque
 from typing import Any, NoReturn
 
-from liveact_services.placement.pins import ReplicaFull
+from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull
 from liveact_services.replica import replica_id
-
-ASKS_AGAIN_S = 10.0
-"""For how long a session that was turned away counts as waiting; clients are told to ask again sooner."""
 
 
 class Stateful:
@@ -57,7 +54,8 @@ class Stateful:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
-        oldest = time.monotonic() - ASKS_AGAIN_S
+        # Who asks again does so as a new session: over this time each counts once.
+        oldest = time.monotonic() - ASK_AGAIN_S
         while self._turned_away and self._turned_away[0][0] < oldest:
             self._turned_away.popleft()
         return {

@@ -11,12 +11,11 @@ import numpy as np
 
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
 from liveact_services.errors import fail
-from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone
+from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-RETRY_FULL_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -112,7 +111,7 @@ async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
 
 
 def _no_capacity() -> Exception:
-    return fail("CAPACITY", "every replica holds as many sessions as it can", retry_after_s=RETRY_FULL_S)
+    return fail("CAPACITY", "every replica holds as many sessions as it can", retry_after_s=ASK_AGAIN_S)
 
 
 async def _translated(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:

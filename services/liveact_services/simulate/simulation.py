@@ -17,7 +17,7 @@ from liveact_services.placement.autoscaling import Observation, ScalingRules, Sc
 from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
 from liveact_services.placement.holding import Admission, Holding
-from liveact_services.placement.pins import NoReplica, Pin
+from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin
 from liveact_services.simulate.machines import Hardware, Machines, Node
 from liveact_services.simulate.report import Tally
 from liveact_services.simulate.workload import Workload
@@ -32,7 +32,7 @@ class Service:
     max_sessions: int = 8
     tick_s: float = 10.0
     """How often the policy hears of the fleet: Serve's replicas report that often."""
-    retry_s: float = 5.0
+    retry_s: float = ASK_AGAIN_S
     """After which a client that found no room asks again."""
     patience_s: float = 60.0
     """How long it does so."""
