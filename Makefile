@@ -54,6 +54,7 @@ bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512
 	$(BIN)/liveact bench graph
 	$(BIN)/liveact bench memory
+	$(BIN)/liveact bench simulate
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache

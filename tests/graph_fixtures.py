@@ -165,11 +165,11 @@ class ScriptedGraph:
         self.counts.adopted.append((part, block))
         return await self._place(part, spec.session, value, block, attempt, avoid, replica)
 
-    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+    async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
         at = self._find(part, replica)
 
         async def settle() -> int:
-            held = at.held(session)
+            held = at.held(spec.session)
             held.order.supersede(attempt)
             if part is Part.DENOISER:
                 await held.order.idle()
@@ -181,15 +181,15 @@ class ScriptedGraph:
 
         return await at.serve(settle())
 
-    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> Making:
+    def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Making:
         async def denoise(at: ScriptedReplica, features: bytes) -> bytes:
             await asyncio.sleep(0.001 * (plan.block % 3))
-            held = at.held(session)
+            held = at.held(spec.session)
             async with held.order.turn(plan.block, attempt):
                 await at.compute(self.denoise_s)
                 held.value = digest(held.value, features, plan.prompt)
                 self.counts.denoised.append(plan.block)
-                self._export(at, Part.DENOISER, session, plan.block + 1, held.value)
+                self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value)
                 return digest("latents", held.value)
 
         async def make() -> bytes:
@@ -207,12 +207,12 @@ class ScriptedGraph:
         await latents.task
 
     def decode(
-        self, replica: str, session: str, block: int, latents: Making, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, block: int, latents: Making, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
         parts: asyncio.Queue[VideoPart | None] = asyncio.Queue()
 
         async def decode(at: ScriptedReplica, value: bytes) -> None:
-            held = at.held(session)
+            held = at.held(spec.session)
             async with held.order.turn(block, attempt):
                 held.boundary = held.value
                 for group in groups(block):
@@ -228,7 +228,7 @@ class ScriptedGraph:
                     if frames:
                         parts.put_nowait(VideoPart(block, frames, StageTimes()))
                 self.counts.decoded.append(block)
-                self._export(at, Part.DECODER, session, block + 1, held.value)
+                self._export(at, Part.DECODER, spec.session, block + 1, held.value)
 
         async def make() -> bytes:
             try:
@@ -249,17 +249,17 @@ class ScriptedGraph:
             raise PartLost("the vault died")
         return self.shelf.blocks(session, part)
 
-    async def keep(self, part: Part, replica: str, session: str) -> None:
+    async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         at = self._find(part, replica)
 
         async def keep() -> None:
-            at.held(session)
+            at.held(spec.session)
 
         await at.serve(keep())
 
-    async def close(self, part: Part, replica: str, session: str) -> None:
+    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
         at = self._find(part, replica)
-        if (held := at.sessions.pop(session, None)) is not None:
+        if (held := at.sessions.pop(spec.session, None)) is not None:
             held.order.close()
 
     async def forget(self, session: str) -> None:

@@ -101,8 +101,10 @@ async def redis_url(valkey: EmbeddedValkey) -> AsyncIterator[str]:
 @asynccontextmanager
 async def serving(redis_url: str, **fields: Any) -> AsyncIterator[Serving]:
     """A Gateway configured so, on a free port."""
-    handles: Any = dict.fromkeys(("conditioner", "audio_encoder", "vae_encoder", "denoiser", "vae_decoder"))
-    gateway = Gateway(load_config(**fields), PRESETS["tiny"], "untrained", redis_url, **handles)
+    config = load_config(**fields)
+    handles: Any = dict.fromkeys(("conditioner", "audio_encoder", "vae_encoder", "vae_decoder"))
+    denoisers: Any = dict.fromkeys(config.denoisers)
+    gateway = Gateway(config, PRESETS["tiny"], "untrained", redis_url, denoisers=denoisers, **handles)
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 32 * 1024 * 1024)])
     pb_grpc.add_AvatarServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")

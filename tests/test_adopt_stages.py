@@ -14,6 +14,7 @@ import pytest
 from liveact_models.blob import StateError
 from liveact_models.timeline import block_frames, block_sound_frames
 from liveact_models.voice import VoiceBuffer
+from liveact_services import stateful
 from liveact_services.conductor.local import LocalModels
 from liveact_services.conductor.parts import Moved, Part, PartLost
 from liveact_services.conductor.resilient import Patience, ResilientStages
@@ -21,7 +22,7 @@ from liveact_services.conductor.stages import BlockPlan, Codec, Denoised, Encode
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment as denoiser
 from liveact_services.denoiser.deployment import Denoiser
-from liveact_services.placement.pins import ReplicaGone, Superseded
+from liveact_services.placement.pins import ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vae_decoder import deployment as vae_decoder
 from liveact_services.vae_decoder.decoding import Decoding
 from liveact_services.vae_decoder.deployment import VaeDecoder
@@ -93,16 +94,16 @@ class Cluster:
         await self._at(part, name).adopt(spec, await self.vault.get(spec.session, part, block), attempt)
         return name
 
-    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
-        return await self._at(part, replica).settle(session, attempt)
+    async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
+        return await self._at(part, replica).settle(spec.session, attempt)
 
-    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> asyncio.Task[Denoised]:
+    def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> asyncio.Task[Denoised]:
         async def denoise() -> Denoised:
             features = await self.models.hear.run(self.models.features, plan.voice, plan.block)
             text = None if plan.prompt is None else self.models.text(plan.prompt)
             at = self._at(DENOISER, replica)
             assert isinstance(at, Denoiser)
-            denoised = await at.denoise(session, plan.block, features, text, attempt)
+            denoised = await at.denoise(spec.session, plan.block, features, text, attempt)
             self._at(DENOISER, replica)
             return denoised
 
@@ -112,12 +113,18 @@ class Cluster:
         await latents
 
     async def decode(
-        self, replica: str, session: str, block: int, latents: asyncio.Task[Denoised], first_frame: int, attempt: int
+        self,
+        replica: str,
+        spec: SessionSpec,
+        block: int,
+        latents: asyncio.Task[Denoised],
+        first_frame: int,
+        attempt: int,
     ) -> AsyncIterator[VideoPart]:
         denoised, at = await latents, self._at(DECODER, replica)
         assert isinstance(at, VaeDecoder)
         try:
-            async for part in at.decode(session, block, denoised, first_frame, attempt):
+            async for part in at.decode(spec.session, block, denoised, first_frame, attempt):
                 self._at(DECODER, replica)
                 yield part
         except (ReplicaGone, Superseded) as gone:
@@ -126,11 +133,11 @@ class Cluster:
     async def exports(self, part: Part, session: str) -> list[int]:
         return await self.vault.blocks(session, part)
 
-    async def keep(self, part: Part, replica: str, session: str) -> None:
-        await self._at(part, replica).keep(session)
+    async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        await self._at(part, replica).keep(spec.session)
 
-    async def close(self, part: Part, replica: str, session: str) -> None:
-        await self._at(part, replica).close(session)
+    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        await self._at(part, replica).close(spec.session)
 
     async def forget(self, session: str) -> None:
         await self.vault.forget(session)
@@ -147,12 +154,12 @@ class Cluster:
 
 @pytest.fixture
 def cluster(models: LocalModels, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    for module in (denoiser, vae_decoder):
+    for module in (denoiser, vae_decoder, stateful):
         monkeypatch.setattr(module, "replica_id", lambda: "replica")
     handle = VaultHandle(Vault(CONFIG))
     replicas: dict[Part, dict[str, Denoiser | VaeDecoder]] = {
-        DENOISER: {f"denoiser-{n}": Denoiser(CONFIG, handle) for n in range(2)},  # type: ignore[arg-type]
-        DECODER: {f"decoder-{n}": VaeDecoder(CONFIG, handle) for n in range(2)},  # type: ignore[arg-type]
+        DENOISER: {f"denoiser-{n}": Denoiser(CONFIG, vault=handle) for n in range(2)},  # type: ignore[arg-type]
+        DECODER: {f"decoder-{n}": VaeDecoder(CONFIG, vault=handle) for n in range(2)},  # type: ignore[arg-type]
     }
     return Cluster(models, handle.vault, replicas)
 
@@ -315,3 +322,36 @@ async def test_a_denoisers_call_that_was_cancelled_is_settled_after_its_block(
     await asyncio.gather(call, return_exceptions=True)
     assert await at.settle("s", 1) == 1
     await at.denoise("s", 1, cluster.models.features(plans[1].voice, 1), None, 1)
+
+
+@pytest.mark.parametrize("part", list(Part))
+async def test_a_drained_replica_goes_on_with_its_sessions_and_takes_no_others(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, part: Part
+) -> None:
+    spec, other, graph = session_spec(), session_spec(session="t"), cluster
+    for at in Part:
+        await graph.open(at, spec, portrait, 0, "")
+    latents = await graph.denoise("denoiser-0", spec, plans[0], 0)
+    async for _ in graph.decode("decoder-0", spec, 0, asyncio.create_task(_given(latents)), 0, 0):
+        pass
+    latents = await graph.denoise("denoiser-0", spec, plans[1], 0)
+    async for _ in graph.decode("decoder-0", spec, 1, asyncio.create_task(_given(latents)), 0, 0):
+        pass
+    async with asyncio.timeout(30):
+        while not await graph.exports(part, "s"):
+            await asyncio.sleep(0.05)
+    (block,) = await graph.exports(part, "s")
+    name = f"{part}-0"
+    await graph._at(part, name).drain(True)
+    assert await graph.settle(part, name, spec, 1) == 2
+    assert await graph.adopt(part, spec, block, 2, replica=name, avoid="") == name
+    with pytest.raises(ReplicaFull):
+        await graph.open(part, other, portrait, 0, "")
+    await cluster.vault.put("t", part, block, await cluster.vault.get("s", part, block))
+    with pytest.raises(ReplicaFull):
+        await graph.adopt(part, other, block, 0, replica=name, avoid="")
+    assert await graph._at(part, name).sessions() == ["s"]
+
+
+async def _given(latents: Denoised) -> Denoised:
+    return latents

@@ -31,6 +31,8 @@ DOCUMENTS = (
     "docs/tenants.md",
     "docs/benchmarks.md",
     "docs/training.md",
+    "docs/scaling.md",
+    "docs/simulator.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

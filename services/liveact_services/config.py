@@ -21,6 +21,7 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.placement.autoscaling import ScalingRules
 from liveact_services.tenants.source import ENVIRONMENT
 from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
 
@@ -44,6 +45,25 @@ class StageConfig(_Strict):
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads. Ray would otherwise set them from num_cpus, that is to one."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
+    autoscaling: ScalingRules | None = None
+    """Follow the sessions (docs/scaling.md); none: always `replicas`. With it, `replicas` is only the number at the start."""
+
+    @model_validator(mode="after")
+    def _starts_within_bounds(self) -> StageConfig:
+        rules = self.autoscaling
+        if rules is not None and not rules.min_replicas <= self.first_replicas <= rules.max_replicas:
+            raise ValueError(
+                f"replicas {self.replicas} to start with: accepted are {rules.min_replicas} to {rules.max_replicas}, the "
+                "bounds of `autoscaling`"
+            )
+        return self
+
+    @property
+    def first_replicas(self) -> int:
+        """Replicas at the start."""
+        if self.autoscaling is None or "replicas" in self.model_fields_set:
+            return self.replicas
+        return self.autoscaling.min_replicas
 
 
 class VaultConfig(StageConfig):
@@ -78,6 +98,11 @@ class SessionLimits(_Strict):
     """A stage that gives nothing for this long is asked whether it lives; one that does not answer for as long is given up."""
     failover_timeout_s: Annotated[float, Field(gt=0)] = 90
     """How long a session that lost a replica waits for another one."""
+
+    @property
+    def max_decoded(self) -> int:
+        """Sessions admitted on one VaeDecoder replica: it serves several Denoisers where those are the scarce ones."""
+        return 2 * self.max_sessions
 
     @property
     def longest_rest_s(self) -> float:
@@ -132,8 +157,7 @@ class ServiceConfig(BaseSettings):
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the
     environment variable that holds the YAML; none: everybody, as one tenant without quotas."""
     pools: dict[Slug, StageConfig] = {}
-    """Denoisers set aside for tenants, by name; `denoiser` is the pool "default". A tenant's pool is checked against these
-    and recorded with its sessions. They are not deployed yet: `denoiser` serves every session."""
+    """Denoisers set aside for tenants, by name, each a deployment of its own; `denoiser` is the pool "default"."""
 
     @field_validator("tenants")
     @classmethod
@@ -149,10 +173,25 @@ class ServiceConfig(BaseSettings):
         return pools
 
     @model_validator(mode="after")
+    def _carries(self) -> ServiceConfig:
+        for name in ("gateway", "conditioner", "audio_encoder", "vae_encoder", "vault"):
+            rules = getattr(self, name).autoscaling
+            if rules is not None and rules.sessions_per_replica is None:
+                raise ValueError(
+                    f"{name}.autoscaling.sessions_per_replica is missing: accepted is how many sessions one replica carries"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _known_preset(self) -> ServiceConfig:
         if self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is unknown; accepted are {', '.join(PRESETS)}")
         return self
+
+    @property
+    def denoisers(self) -> dict[str, StageConfig]:
+        """The Denoisers of every pool."""
+        return {DEFAULT_POOL: self.denoiser, **self.pools}
 
     def open_checkpoint(self) -> Checkpoint:
         """The weights to serve. Raises `CheckpointError`."""

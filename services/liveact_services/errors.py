@@ -121,6 +121,7 @@ REASONS: dict[str, Reason] = {
     "SESSION_EXISTS": Reason(StatusCode.ALREADY_EXISTS, Kind.PLAIN, "A session of this id was admitted before."),
     "SESSION_BUSY": Reason(_ABORTED, Kind.RETRY, "Another stream is attached to the session."),
     "SESSION_TAKEN_OVER": Reason(_ABORTED, Kind.PLAIN, "Another stream took the session over, or the lease lapsed."),
+    "SESSION_PLACED": Reason(_ABORTED, Kind.PLAIN, "The session is on another replica by now."),
     "SESSION_STATE_CONFLICT": Reason(_ABORTED, Kind.PLAIN, "The session is in a state that does not allow this."),
     "SESSION_ENDED": Reason(_STATE, Kind.STATE, "The session was closed or failed."),
     "SESSION_EXPIRED": Reason(_STATE, Kind.STATE, "The session's time ran out."),

@@ -16,22 +16,39 @@ from liveact_services.config import ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
 from liveact_services.placement.router import SessionRouter, VaultRouter
+from liveact_services.placement.serve_policy import Role, autoscaling_config
+from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vae_encoder.deployment import VaeEncoder
 from liveact_services.vault.deployment import Vault
 
+ROUTING_STATS_S = 2.0
+"""How often routers hear what the replicas hold."""
+
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
-    """The application: Gateway in front, five stages and the Vault behind it, each with replicas and resources of its own."""
+    """The application: Gateway in front, five stages and the Vault behind it, each with replicas and resources of its own.
 
-    def stage(
-        cls: type, options: StageConfig, router: type | None = None, **handles: DeploymentHandle
-    ) -> DeploymentHandle:
-        return _deployment(config, cls, options, router).bind(config, **handles)  # type: ignore[return-value]
+    Every pool has a Denoiser deployment to itself; the other stages and the Vault serve all.
+    """
+
+    def stage(cls: type, options: StageConfig) -> DeploymentHandle:
+        return _deployment(config, cls, options, Role.FOLLOWS).bind(config)  # type: ignore[return-value]
+
+    vault: Any = _deployment(config, Vault, config.vault, Role.FOLLOWS, router=VaultRouter).bind(config)
+
+    def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
+        room = config.sessions.max_sessions
+        deployment = _deployment(config, Denoiser, options, Role.LEADS, room, denoiser_name(pool), router=SessionRouter)
+        return deployment.bind(config, pool, vault)  # type: ignore[return-value]
+
+    def decoder() -> DeploymentHandle:
+        room = config.sessions.max_decoded
+        deployment = _deployment(config, VaeDecoder, config.vae_decoder, Role.HOLDS, room, router=SessionRouter)
+        return deployment.bind(config, vault)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
-    vault = stage(Vault, config.vault, VaultRouter)
-    return _deployment(config, Gateway, config.gateway).bind(
+    return _deployment(config, Gateway, config.gateway, Role.HOLDS).bind(
         config,
         opened.config,
         Path(config.checkpoint).name,
@@ -39,20 +56,40 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         conditioner=stage(Conditioner, config.conditioner),
         audio_encoder=stage(AudioEncoder, config.audio_encoder),
         vae_encoder=stage(VaeEncoder, config.vae_encoder),
-        denoiser=stage(Denoiser, config.denoiser, SessionRouter, vault=vault),
-        vae_decoder=stage(VaeDecoder, config.vae_decoder, SessionRouter, vault=vault),
+        denoisers={pool: denoiser(pool, options) for pool, options in config.denoisers.items()},
+        vae_decoder=decoder(),
         vault=vault,
     )
 
 
-def _deployment(config: ServiceConfig, cls: type, options: StageConfig, router: Any = None) -> serve.Deployment:
+def denoiser_name(pool: str) -> str:
+    """The deployment that serves a pool."""
+    return Denoiser.__name__ if pool == DEFAULT_POOL else f"{Denoiser.__name__}-{pool}"
+
+
+def _deployment(
+    config: ServiceConfig,
+    cls: type,
+    options: StageConfig,
+    role: Role,
+    room: float = 1.0,
+    name: str | None = None,
+    *,
+    router: type | None = None,
+) -> serve.Deployment:
+    """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own."""
     extra: dict[str, Any] = {}
     if router is not None:
-        extra["request_router_config"] = RequestRouterConfig(request_router_class=router)
+        routing: dict[str, Any] = {"request_router_class": router, "request_routing_stats_period_s": ROUTING_STATS_S}
+        extra["request_router_config"] = RequestRouterConfig(**routing)
+    if options.autoscaling is None:
+        extra["num_replicas"] = options.replicas
+    else:
+        carried = options.autoscaling.sessions_per_replica or room
+        extra["autoscaling_config"] = autoscaling_config(options.autoscaling, carried, role, options.first_replicas)
     deployment: Any = serve.deployment(
         cls,
-        name=cls.__name__,
-        num_replicas=options.replicas,
+        name=name or cls.__name__,
         max_ongoing_requests=options.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         # An access line for every call would be some twenty a second and session.

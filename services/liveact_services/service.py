@@ -84,10 +84,6 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
     # What is wrong with the checkpoint's folder or the tenants is told now and not half a minute later.
     config.open_checkpoint()
     config.open_tenants()
-    if config.pools:
-        progress(
-            f"pools {', '.join(config.pools)} are recorded and not deployed: the Denoisers of `denoiser` serve all"
-        )
     valkey: EmbeddedValkey | None = None
     running: RunningService | None = None
     try:

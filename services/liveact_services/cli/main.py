@@ -13,6 +13,7 @@ from liveact_services.cli import (
     config,
     demo,
     doctor,
+    drain,
     evaluate,
     exits,
     parity,
@@ -81,6 +82,7 @@ app.command()(render.render)
 app.command()(demo.demo)
 app.command()(parity.parity)
 app.command()(doctor.doctor)
+app.command()(drain.drain)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tenants.app, name="tenants")

@@ -57,7 +57,8 @@ class Graph(Protocol):
     """Those who serve, for any number of sessions.
 
     `attempt` counts a session's recoveries: a part that has been told of one sends away calls of those before, however late
-    they come. Every call may raise `PartLost`.
+    they come. Replicas are asked with the session's spec: whose replicas they are depends on its pool. Every call may raise
+    `PartLost`.
     """
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
@@ -71,27 +72,27 @@ class Graph(Protocol):
         Raises `NoPlace` and `ExportRefused`.
         """
 
-    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+    async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
         """Begin an attempt at a replica that still holds the part; gives the block before which it stands."""
 
-    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> Latents:
+    def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Latents:
         """Start a block, with the sound and prompt of its plan."""
 
     async def made(self, latents: Latents) -> None:
         """Wait for latents; raises what their making raised."""
 
     def decode(
-        self, replica: str, session: str, block: int, latents: Latents, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, block: int, latents: Latents, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
         """Start a block's video, of which the frames before `first_frame` are not wanted."""
 
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports of the part are held, the newest first."""
 
-    async def keep(self, part: Part, replica: str, session: str) -> None:
+    async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding a session that has no blocks to make."""
 
-    async def close(self, part: Part, replica: str, session: str) -> None:
+    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica forget the session; one that has gone has forgotten it already."""
 
     async def forget(self, session: str) -> None:

@@ -22,12 +22,12 @@ from liveact_models.timeline import block_frames, block_of_frame
 from liveact_services.conductor.parts import ExportRefused, Graph, Latents, Moved, NoPlace, Part, PartLost
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
 from liveact_services.errors import fail
+from liveact_services.placement.pins import ASK_AGAIN_S
 
 RETRY_S, MAX_RETRY_S = 0.25, 2.0
 """Between two attempts; doubled each time that all is in place and still no frame comes."""
 MAX_KEPT_BLOCKS = 64
 """Plans kept for a session of which no export comes: going on from further back would take too long to be of use."""
-CAPACITY_RETRY_S = 5.0
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class ResilientStages:
                 return
             except NoPlace:
                 text = "every replica holds as many sessions as it can"
-                raise fail("CAPACITY", text, retry_after_s=CAPACITY_RETRY_S) from None
+                raise fail("CAPACITY", text, retry_after_s=ASK_AGAIN_S) from None
             except PartLost as loss:
                 # A stage died with the call; which one does not matter, nothing was made yet.
                 self._check_patience(began, loss)
@@ -116,7 +116,7 @@ class ResilientStages:
         """Have the session's replicas go on holding it, and place anew what they have lost. Raises SESSION_LOST."""
         attempt = self._attempt
         try:
-            await self._in_time(asyncio.gather(*(self._graph.keep(p, r, self._session) for p, r in self._held.items())))
+            await self._in_time(asyncio.gather(*(self._graph.keep(p, r, self._agreed) for p, r in self._held.items())))
         except PartLost as loss:
             await self._recover(attempt, loss)
             if block_of_frame(self._next_frame) > self._newest:
@@ -142,9 +142,9 @@ class ResilientStages:
         """Start the block at the present attempt; its latents may be there already."""
         denoiser, decoder = self.replicas
         if block not in self._latents:
-            self._latents[block] = self._graph.denoise(denoiser, self._session, self._plans[block], self._attempt)
+            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._plans[block], self._attempt)
         self._calls[block] = self._graph.decode(
-            decoder, self._session, block, self._latents[block], self._next_frame, self._attempt
+            decoder, self._agreed, block, self._latents[block], self._next_frame, self._attempt
         )
 
     async def _deliver(self, block: int) -> AsyncIterator[VideoPart]:
@@ -250,7 +250,7 @@ class ResilientStages:
         self._replayed = []
         denoiser, _ = self.replicas
         for block in range(denoised, min(decoded, newest + 1)):
-            self._latents[block] = self._graph.denoise(denoiser, self._session, self._plans[block], self._attempt)
+            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._plans[block], self._attempt)
             self._replayed.append(self._latents[block])
         for block in range(decoded, newest + 1):
             self._send(block)
@@ -261,7 +261,7 @@ class ResilientStages:
         if replica is None:
             return None
         try:
-            return await self._in_time(self._graph.settle(part, replica, self._session, self._attempt))
+            return await self._in_time(self._graph.settle(part, replica, self._agreed, self._attempt))
         except PartLost as loss:
             log.warning("%s %s: %s", part, replica, loss, extra={"session_id": self._session})
         del self._held[part]
@@ -272,8 +272,7 @@ class ResilientStages:
 
     async def _go_back(self, part: Part, block: int, *, alive: bool) -> int:
         """Have the part stand before this block or an earlier one; gives which."""
-        spec, replica = self._spec, self._held.get(part) if alive else None
-        assert spec is not None
+        spec, replica = self._agreed, self._held.get(part) if alive else None
         for at in await self._in_time(self._graph.exports(part, self._session)):
             if at > block or (at not in self._plans and at != self._newest + 1):
                 continue
@@ -331,7 +330,7 @@ class ResilientStages:
 
     async def _close(self, part: Part, replica: str) -> None:
         with suppress(PartLost):
-            await self._in_time(self._graph.close(part, replica, self._session))
+            await self._in_time(self._graph.close(part, replica, self._agreed))
 
     # ---- time --------------------------------------------------------------------------------------------------------------
 
@@ -354,7 +353,7 @@ class ResilientStages:
     def _check_patience(self, since: float, loss: PartLost) -> None:
         if self._now() - since > self._patience.place_s:
             text = f"a replica was lost and none took its place within {self._patience.place_s:g} s: {loss}"
-            raise fail("SESSION_LOST", text, retry_after_s=CAPACITY_RETRY_S)
+            raise fail("SESSION_LOST", text, retry_after_s=ASK_AGAIN_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # Of a context of its own: it belongs to the session and not to whatever call it began in.
@@ -363,6 +362,10 @@ class ResilientStages:
         task.add_done_callback(self._tasks.discard)
 
     @property
-    def _session(self) -> str:
+    def _agreed(self) -> SessionSpec:
         assert self._spec is not None
-        return self._spec.session
+        return self._spec
+
+    @property
+    def _session(self) -> str:
+        return self._agreed.session

@@ -13,8 +13,10 @@ from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
-from liveact_services.placement.pins import ReplicaFull, ReplicaGone
-from liveact_services.replica import Replica, replica_id
+from liveact_services.placement.pins import ReplicaGone
+from liveact_services.replica import replica_id
+from liveact_services.stateful import StatefulReplica
+from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vault.exporter import Exporter, put_into
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
 
-class Denoiser(Replica):
+class Denoiser(StatefulReplica):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
-    def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.denoiser)
+    def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
+        super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._orders: dict[str, BlockOrder] = {}
@@ -38,7 +40,7 @@ class Denoiser(Replica):
     ) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
-        Raises `ReplicaFull` when as many sessions are held as the config allows.
+        Raises `ReplicaFull` when as many sessions are held as the config allows, or when it is drained.
         """
         async with self._admitted(spec.session):
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
@@ -92,18 +94,25 @@ class Denoiser(Replica):
             order.close()
             await self.compute.run(self._ranks.close, session)
 
+    def held(self) -> int:
+        """How many sessions are here."""
+        return len(self._orders)
+
     async def sessions(self) -> list[str]:
         """The sessions held."""
         return list(self._orders)
 
     @asynccontextmanager
     async def _admitted(self, session: str) -> AsyncIterator[None]:
-        """A place for the session, given back if it does not come to hold it. Raises `ReplicaFull`."""
+        """A place for the session, given back if it does not come to hold it.
+
+        Raises `ReplicaFull`, but not for a session that is here already, drained or not.
+        """
         await self._sweep()
         known = session in self._orders
-        if not known and len(self._orders) >= self.config.sessions.max_sessions:
-            raise ReplicaFull(replica_id())
-        if known:
+        if not known:
+            self.require_room(session)
+        else:
             self._orders[session].close()
         self._orders[session] = BlockOrder()
         try:

@@ -63,13 +63,13 @@ class Gateway:
         conditioner: DeploymentHandle,
         audio_encoder: DeploymentHandle,
         vae_encoder: DeploymentHandle,
-        denoiser: DeploymentHandle,
+        denoisers: dict[str, DeploymentHandle],
         vae_decoder: DeploymentHandle,
         vault: DeploymentHandle,
     ) -> None:
         join_serve_log()
         self._config, self._model, self._checkpoint = config, model, checkpoint
-        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoiser, vae_decoder, vault)
+        self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoisers, vae_decoder, vault)
         database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
         self._requests = RequestQuota(database)
@@ -77,6 +77,7 @@ class Gateway:
         self._access = Access(directory)
         self._live: dict[str, LiveSession] = {}
         self._leaving = False
+        self._started_at = time.time()
         self._warm = False
         work = [self._warm_up(), self._sweep(), self._recheck(), *([directory.run()] if directory else [])]
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -217,8 +218,9 @@ class Gateway:
     async def _warm_up(self) -> None:
         while not self._warm:
             try:
-                took = await warm_up(serve_stages(self._handles, self._config.sessions), self._model)
-                log.info("warm after %.1f s", took)
+                for pool in self._handles.denoisers:
+                    took = await warm_up(serve_stages(self._handles, self._config.sessions), self._model, pool)
+                    log.info("pool %s is warm after %.1f s", pool, took)
                 self._warm = True
             except Exception:
                 log.exception("the warm-up failed and is tried again")
@@ -343,6 +345,10 @@ class Gateway:
         self._leaving = True
         for live in self._live.values():
             live.going_away()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy hears; numbers only."""
+        return {"held": float(len(self._live)), "started_at": self._started_at}
 
     def _health(self) -> Any:
         serving = self._warm and not self._leaving

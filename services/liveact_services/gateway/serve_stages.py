@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageHandles:
-    """What stands behind a Gateway."""
+    """What stands behind a Gateway; of Denoisers, one deployment a pool."""
 
     conditioner: DeploymentHandle
     audio_encoder: DeploymentHandle
     vae_encoder: DeploymentHandle
-    denoiser: DeploymentHandle
+    denoisers: Mapping[str, DeploymentHandle]
     vae_decoder: DeploymentHandle
     vault: DeploymentHandle
 
@@ -49,7 +49,7 @@ class ServeGraph:
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
         """Place the part anew; gives the replica's id. Raises `NoPlace` and `PartLost`."""
-        handle, arguments = self._handle(part), ()
+        handle, arguments = self._handle(part, spec), ()
         if part is Part.DENOISER:
             text = self._handles.conditioner.text.remote(spec.prompt)
             clip = self._handles.conditioner.image.remote(portrait)
@@ -68,23 +68,23 @@ class ServeGraph:
         export = self._vault(spec.session).get.remote(spec.session, part, block)
         with _losses():
             if replica is not None:
-                return await self._pinned(part, replica, spec.session).adopt.remote(spec, export, attempt)
-            handle = self._handle(part)
+                return await self._pinned(part, replica, spec).adopt.remote(spec, export, attempt)
+            handle = self._handle(part, spec)
             return await _place(
                 spec.session, avoid, lambda key: handle.options(session_id=key).adopt.remote(spec, export, attempt)
             )
 
-    async def settle(self, part: Part, replica: str, session: str, attempt: int) -> int:
+    async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
         """Begin an attempt; gives the block before which the part stands. Raises `PartLost`."""
         with _losses():
-            return await self._pinned(part, replica, session).settle.remote(session, attempt)
+            return await self._pinned(part, replica, spec).settle.remote(spec.session, attempt)
 
-    def denoise(self, replica: str, session: str, plan: BlockPlan, attempt: int) -> Latents:
+    def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Latents:
         """Start a block: its sound to the AudioEncoder, what comes of it to the Denoiser."""
         features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
-        pinned = self._pinned(Part.DENOISER, replica, session)
-        return pinned.denoise.remote(session, plan.block, features, text, attempt)
+        pinned = self._pinned(Part.DENOISER, replica, spec)
+        return pinned.denoise.remote(spec.session, plan.block, features, text, attempt)
 
     async def made(self, latents: Latents) -> None:
         """Wait for latents. Raises `PartLost`."""
@@ -92,37 +92,37 @@ class ServeGraph:
             await latents
 
     def decode(
-        self, replica: str, session: str, block: int, latents: Latents, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, block: int, latents: Latents, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
         """Start a block's video; its parts arrive as they are decoded. Iterating raises `PartLost`."""
-        pinned = self._pinned(Part.DECODER, replica, session).options(stream=True)
-        return _parts(pinned.decode.remote(session, block, latents, first_frame, attempt))
+        pinned = self._pinned(Part.DECODER, replica, spec).options(stream=True)
+        return _parts(pinned.decode.remote(spec.session, block, latents, first_frame, attempt))
 
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports are held, the newest first. Raises `PartLost`."""
         with _losses():
             return await self._vault(session).blocks.remote(session, part)
 
-    async def keep(self, part: Part, replica: str, session: str) -> None:
+    async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding the session. Raises `PartLost`."""
         with _losses():
-            await self._pinned(part, replica, session).keep.remote(session)
+            await self._pinned(part, replica, spec).keep.remote(spec.session)
 
-    async def close(self, part: Part, replica: str, session: str) -> None:
+    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica forget the session. Raises `PartLost`."""
         with _losses():
-            await self._pinned(part, replica, session).close.remote(session)
+            await self._pinned(part, replica, spec).close.remote(spec.session)
 
     async def forget(self, session: str) -> None:
         """Have the session's exports forgotten. Raises `PartLost`."""
         with _losses():
             await self._vault(session).forget.remote(session)
 
-    def _handle(self, part: Part) -> DeploymentHandle:
-        return self._handles.denoiser if part is Part.DENOISER else self._handles.vae_decoder
+    def _handle(self, part: Part, spec: SessionSpec) -> DeploymentHandle:
+        return self._handles.denoisers[spec.pool] if part is Part.DENOISER else self._handles.vae_decoder
 
-    def _pinned(self, part: Part, replica: str, session: str) -> Any:
-        return self._handle(part).options(session_id=str(Pin(session, replica)))
+    def _pinned(self, part: Part, replica: str, spec: SessionSpec) -> Any:
+        return self._handle(part, spec).options(session_id=str(Pin(spec.session, replica)))
 
     def _vault(self, session: str) -> Any:
         return self._handles.vault.options(session_id=session)

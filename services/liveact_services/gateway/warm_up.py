@@ -17,13 +17,16 @@ BLOCKS = 3
 RATE = 16000
 
 
-async def warm_up(stages: Stages, model: ModelConfig) -> float:
-    """Make a few blocks of silence at the default size and throw them away; gives the seconds it took."""
+async def warm_up(stages: Stages, model: ModelConfig, pool: str) -> float:
+    """Make a few blocks of silence at the default size and throw them away; gives the seconds it took.
+
+    In every pool: each has Denoisers of its own.
+    """
     began = time.perf_counter()
     width, height = model.limits.default
     spec = SessionSpec(
         session=f"warm-{names.new_id()}", width=width, height=height, fps=model.fps, codec=Codec.H264,
-        pacing=Pacing.FASTEST, idle=Idle.ANIMATE, seed=0, prompt=DEFAULT_PROMPT, rate=RATE,
+        pacing=Pacing.FASTEST, idle=Idle.ANIMATE, seed=0, prompt=DEFAULT_PROMPT, rate=RATE, pool=pool,
     )  # fmt: skip
     await stages.open(spec, np.zeros((3, height, width), np.float32))
     try:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ASK_AGAIN_S = 5.0
+"""After which a client whose session found no place is told to ask again."""
+
 
 class ReplicaGone(Exception):
     """The replica a session is pinned to no longer serves."""

@@ -6,17 +6,19 @@ Built on Serve's alpha request-router API, hence `ray` is pinned and tests/test_
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from liveact_services.placement.choose import ReplicaView, choose
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 
 class SessionRouter(RequestRouter):
-    """Pins `session@replica`; places a bare session on the oldest replica that has not refused it.
+    """Asks `choose`: `session@replica` is pinned, a bare session goes to the oldest replica that seems to have room.
 
-    Filling the oldest first leaves the newest empty, and those are what Serve removes when it scales down.
+    What a replica holds comes with its routing stats, which Serve asks for every few seconds.
     """
 
     async def choose_replicas(
@@ -27,28 +29,16 @@ class SessionRouter(RequestRouter):
         # The base class retries at once while this is False, and a full replica would make it spin.
         pending_request.routing_context.should_backoff = True
         pin = Pin.parse(pending_request.metadata.session_id or "")
-        if pin.replica is not None:
-            for replica in candidate_replicas:
-                if replica.replica_id.unique_id == pin.replica:
-                    return [[replica]]
-            return self._fail(
-                pending_request, ReplicaGone(f"replica {pin.replica} no longer serves"), candidate_replicas
-            )
-        willing = [r for r in candidate_replicas if r.replica_id.unique_id not in pin.refused]
-        if not willing:
-            return self._fail(pending_request, NoReplica("every replica has refused the session"), candidate_replicas)
-        willing.sort(key=_age)
-        return [[replica] for replica in willing]
-
-    @staticmethod
-    def _fail(
-        request: PendingRequest, error: Exception, candidates: list[RunningReplica]
-    ) -> list[list[RunningReplica]]:
-        # An exception raised here would be swallowed and the call would hang: the future carries it to the caller, and any
-        # list of candidates lets the routing task see that the request is done.
-        if not request.future.done():
-            request.future.set_exception(error)
-        return [candidates]
+        known = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        try:
+            chosen = choose(pin, map(_view, candidate_replicas))
+        except (ReplicaGone, NoReplica) as error:
+            # Raised here it would be swallowed and the call would hang: the future carries it to the caller, and any list of
+            # candidates lets the routing task see that the request is done.
+            if not pending_request.future.done():
+                pending_request.future.set_exception(error)
+            return [candidate_replicas]
+        return [[known[replica]] for replica in chosen]
 
 
 class VaultRouter(RequestRouter):
@@ -72,6 +62,14 @@ def _weight(session: str, replica: RunningReplica) -> bytes:
     return hashlib.sha256(f"{session}@{replica.replica_id.unique_id}".encode()).digest()
 
 
-def _age(replica: RunningReplica) -> tuple[float, str]:
+def _view(replica: RunningReplica) -> ReplicaView:
+    """What this process has heard of a replica. A router belongs to one deployment, which is one pool."""
     metadata: dict[str, Any] = replica.replica_metadata or {}
-    return (metadata.get("started_at", float("inf")), replica.replica_id.unique_id)
+    stats: dict[str, Any] = replica.routing_stats or {}
+    return ReplicaView(
+        replica.replica_id.unique_id,
+        metadata.get("started_at", math.inf),
+        stats.get("held", 0.0),
+        stats.get("capacity", math.inf),
+        bool(stats.get("draining", False)),
+    )

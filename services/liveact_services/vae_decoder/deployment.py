@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
-from liveact_services.placement.pins import ReplicaFull, ReplicaGone
-from liveact_services.replica import Replica, replica_id
+from liveact_services.placement.pins import ReplicaGone
+from liveact_services.replica import replica_id
+from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
 from liveact_services.vault.exporter import Exporter, put_into
 
@@ -32,11 +33,11 @@ class _Held:
     order: BlockOrder
 
 
-class VaeDecoder(Replica):
+class VaeDecoder(StatefulReplica):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.vae_decoder)
+        super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._fingerprint = self.model_config.fingerprint()
         self._sessions: dict[str, _Held] = {}
@@ -94,17 +95,20 @@ class VaeDecoder(Replica):
         if held is not None:
             held.order.close()
 
+    def held(self) -> int:
+        """How many sessions are here."""
+        return len(self._sessions)
+
     async def sessions(self) -> list[str]:
         """The sessions held."""
         return list(self._sessions)
 
     def _admit(self, session: str) -> None:
-        limits = self.config.sessions
-        oldest = time.monotonic() - limits.longest_rest_s
+        oldest = time.monotonic() - self.config.sessions.longest_rest_s
         self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
-        # Twice the Denoiser's count: a decoder serves several Denoisers where those are the scarce ones.
-        if session not in self._sessions and len(self._sessions) >= 2 * limits.max_sessions:
-            raise ReplicaFull(replica_id())
+        # One that is here already goes on here, drained or not.
+        if session not in self._sessions:
+            self.require_room(session)
 
     def _hold(self, session: str, decoding: Decoding, attempt: int) -> None:
         if session in self._sessions:

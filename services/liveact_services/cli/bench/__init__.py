@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, flops, graph, memory
+from liveact_services.cli.bench import chaos, flops, graph, memory, simulate
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -18,3 +18,4 @@ app.command()(chaos.chaos)
 app.command()(flops.flops)
 app.command()(graph.graph)
 app.command()(memory.memory)
+app.command()(simulate.simulate)

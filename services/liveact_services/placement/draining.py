@@ -1,0 +1,111 @@
+"""Emptying replicas: mark them, have their sessions moved, let them go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+STATEFUL = ("Denoiser", "VaeDecoder")
+"""The deployments whose replicas hold sessions; a pool's Denoiser has the pool's name after a hyphen."""
+
+
+class Drainable(Protocol):
+    """A replica that holds sessions."""
+
+    async def drain(self, draining: bool, let_go: bool) -> dict[str, Any]:
+        """Take no new sessions, or again; with `let_go`, end when empty. Gives what `liveact drain` lists."""
+
+    async def drain_status(self) -> dict[str, Any]:
+        """The same, changing nothing."""
+
+    async def sessions(self) -> list[str]:
+        """The sessions held."""
+
+
+class Mover(Protocol):
+    """Whoever can take a session from one replica to another. Nothing here does: without one, sessions run to their end."""
+
+    async def move(self, session: str, replica: str) -> str | None:
+        """Move it off this replica at its next block boundary; gives the replica that holds it then, or None where that
+        cannot be done now."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica of a stateful deployment, and how to speak to it."""
+
+    id: str
+    deployment: str
+    calls: Drainable
+
+
+async def drain(
+    replicas: list[Replica],
+    mover: Mover | None = None,
+    *,
+    let_go: bool = False,
+    wait_s: float = 0.0,
+    poll_s: float = 1.0,
+    told: Callable[[str, int], None] = lambda replica, held: None,
+) -> dict[str, list[str]]:
+    """Mark the replicas, move their sessions, and wait up to `wait_s` until they are empty.
+
+    All are marked before any session is moved, so that none moves onto one that drains too. Tells how many each still holds
+    whenever that changes; gives the sessions that are left, by replica.
+    """
+    await asyncio.gather(*(replica.calls.drain(True, let_go) for replica in replicas))
+    clock = asyncio.get_running_loop()
+    until = clock.time() + wait_s
+    left: dict[str, list[str]] = {}
+    while True:
+        for replica in replicas:
+            held = await replica.calls.sessions()
+            if mover is not None:
+                moved = await asyncio.gather(*(mover.move(session, replica.id) for session in held))
+                held = [session for session, where in zip(held, moved, strict=True) if where is None]
+            if left.get(replica.id) != held:
+                left[replica.id] = held
+                told(replica.id, len(held))
+        if not any(left.values()) or clock.time() >= until:
+            return left
+        await asyncio.sleep(min(poll_s, max(0.0, until - clock.time())))
+
+
+def running_replicas(application: str) -> list[Replica]:
+    """The replicas that hold sessions, of the Serve that this process is connected to; the oldest of each stage first."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client()
+    found = client.get_serve_details()["applications"].get(application)
+    replicas = []
+    for name, deployment in ({} if found is None else found["deployments"]).items():
+        if name.partition("-")[0] in STATEFUL:
+            handle = serve.get_deployment_handle(name, application)
+            running = [r for r in deployment["replicas"] if r["state"] == "RUNNING"]
+            running.sort(key=lambda r: r["start_time_s"])
+            replicas += [Replica(r["replica_id"], name, _Remote(handle, r["replica_id"])) for r in running]
+    return replicas
+
+
+class _Remote:
+    """A replica in the cluster: calls that are pinned to it."""
+
+    def __init__(self, handle: DeploymentHandle, replica: str) -> None:
+        from liveact_services.placement.pins import Pin
+
+        self._handle: Any = handle.options(session_id=str(Pin("drain", replica)))
+
+    async def drain(self, draining: bool, let_go: bool) -> dict[str, Any]:
+        return await self._handle.drain.remote(draining, let_go)
+
+    async def drain_status(self) -> dict[str, Any]:
+        return await self._handle.drain_status.remote()
+
+    async def sessions(self) -> list[str]:
+        return await self._handle.sessions.remote()

@@ -1,0 +1,158 @@
+"""A whole fleet of one pool, indexed: the same choice as `choose.choose`, in the logarithm of the fleet's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import takewhile
+
+from liveact_services.placement.choose import ROUNDING, ReplicaView
+from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
+
+_CLOSED = -math.inf
+_SMALLEST = 16
+
+
+class Fleet:
+    """Replicas by age, with a tournament tree over what each has free.
+
+    The leaves are the replicas, oldest first; an inner node holds the most that any leaf below it has free. The oldest with
+    room for a session is found by walking down from the root. Replicas are added in the order of their age.
+    """
+
+    def __init__(self) -> None:
+        self._views: dict[str, ReplicaView] = {}
+        self._slots: dict[str, int] = {}
+        self._ids: list[str | None] = []
+        """By slot; None where one has gone."""
+        self._size = _SMALLEST
+        self._free = [_CLOSED] * (2 * self._size)
+        self.held = 0.0
+        """What all of them hold."""
+        self.draining = 0
+        """How many are drained."""
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __contains__(self, replica: str) -> bool:
+        return replica in self._views
+
+    def view(self, replica: str) -> ReplicaView:
+        """Raises `ReplicaGone`."""
+        try:
+            return self._views[replica]
+        except KeyError:
+            raise ReplicaGone(f"replica {replica} no longer serves") from None
+
+    def add(self, view: ReplicaView) -> None:
+        """A replica that is younger than every other. Raises ValueError for one that is not, or that is here."""
+        if view.id in self._views:
+            raise ValueError(f"replica {view.id} is in the fleet already")
+        newest = self._newest()
+        if newest is not None and view.age_order < newest.age_order:
+            raise ValueError(
+                f"replica {view.id} is older than {newest.id}: replicas are added in the order of their age"
+            )
+        if len(self._ids) == self._size:
+            self._rebuild()
+        self._slots[view.id] = len(self._ids)
+        self._ids.append(view.id)
+        self._views[view.id] = view
+        self._count(view, 1)
+        self._write(view)
+
+    def remove(self, replica: str) -> None:
+        """The replica has gone, with what it held. Raises `ReplicaGone`."""
+        view = self.view(replica)
+        slot = self._slots.pop(replica)
+        self._count(view, -1)
+        self._set(slot, _CLOSED)
+        self._ids[slot] = None
+        del self._views[replica]
+        while self._ids and self._ids[-1] is None:
+            self._ids.pop()
+
+    def update(self, replica: str, *, held: float | None = None, draining: bool | None = None) -> None:
+        """What is known of it now. Raises `ReplicaGone`."""
+        before = self.view(replica)
+        after = ReplicaView(
+            before.id, before.started_at, before.held if held is None else held, before.capacity,
+            before.draining if draining is None else draining, before.pool,
+        )  # fmt: skip
+        self._count(before, -1)
+        self._count(after, 1)
+        self._views[replica] = after
+        self._write(after)
+
+    def choose(self, pin: Pin, need: float = 1.0) -> str:
+        """The first of `choose.choose`, if it has room. Raises `ReplicaGone` and `NoReplica`."""
+        if pin.replica is not None:
+            return self.view(pin.replica).id
+        slot = -1
+        while True:
+            slot = self._first(slot + 1, need - ROUNDING)
+            if slot < 0:
+                raise NoReplica("every replica has refused the session")
+            replica = self._ids[slot]
+            if replica is not None and replica not in pin.refused:
+                return replica
+
+    def newest_first(self) -> Iterator[ReplicaView]:
+        """Every replica, the newest in front; the fleet may be updated meanwhile, and nothing added or removed."""
+        for replica in reversed(self._ids):
+            if replica is not None:
+                yield self._views[replica]
+
+    def idle_newest(self) -> int:
+        """How many of the newest hold nothing, up to the first that does."""
+        return sum(1 for _ in takewhile(lambda view: not view.held, self.newest_first()))
+
+    # ---- the tree ----------------------------------------------------------------------------------------------------------
+
+    def _first(self, start: int, need: float) -> int:
+        """The first slot from `start` on with `need` free; -1 where there is none."""
+        if start >= self._size:
+            return -1
+        tree, node = self._free, start + self._size if start else 1
+        while tree[node] < need:
+            # Up to the first ancestor with a sibling on its right; above the root there is nothing.
+            while node & 1:
+                node >>= 1
+            if node == 0:
+                return -1
+            node += 1
+        while node < self._size:
+            node *= 2
+            if tree[node] < need:
+                node += 1
+        return node - self._size
+
+    def _set(self, slot: int, free: float) -> None:
+        tree, node = self._free, slot + self._size
+        tree[node] = free
+        while node > 1:
+            node >>= 1
+            best = max(tree[2 * node], tree[2 * node + 1])
+            if tree[node] == best:
+                return
+            tree[node] = best
+
+    def _write(self, view: ReplicaView) -> None:
+        self._set(self._slots[view.id], _CLOSED if view.draining else view.capacity - view.held)
+
+    def _count(self, view: ReplicaView, sign: int) -> None:
+        self.held += sign * view.held
+        self.draining += sign * view.draining
+
+    def _newest(self) -> ReplicaView | None:
+        return self._views[self._ids[-1]] if self._ids and self._ids[-1] is not None else None
+
+    def _rebuild(self) -> None:
+        """Close the gaps, and make room for as many again."""
+        self._ids = [replica for replica in self._ids if replica is not None]
+        self._slots = {replica: slot for slot, replica in enumerate(self._ids) if replica is not None}
+        self._size = max(_SMALLEST, 1 << (2 * len(self._ids)).bit_length())
+        self._free = [_CLOSED] * (2 * self._size)
+        for view in self._views.values():
+            self._write(view)

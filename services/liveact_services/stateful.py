@@ -1,0 +1,82 @@
+"""What the replicas that hold sessions share: they say what they hold, and can be drained."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull
+from liveact_services.replica import Replica, replica_id
+
+if TYPE_CHECKING:
+    from liveact_services.config import ServiceConfig, StageConfig
+
+
+class Stateful:
+    """What a replica says of the sessions it holds."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        """Sessions it takes at most."""
+        self.started_at = time.time()
+        self._draining = self._let_go = False
+        self._turned_away: deque[tuple[float, str]] = deque()
+
+    def held(self) -> int:
+        """How many sessions are here."""
+        raise NotImplementedError
+
+    def require_room(self, session: str) -> None:
+        """Raises `ReplicaFull` where no session more is taken; that one then counts as waiting."""
+        if self._draining or self.held() >= self.capacity:
+            self.turn_away(session)
+
+    def turn_away(self, session: str) -> NoReturn:
+        """Refuse a session, for whatever reason. Raises `ReplicaFull`."""
+        self._turned_away.append((time.monotonic(), session))
+        raise ReplicaFull(replica_id())
+
+    async def drain(self, draining: bool = True, let_go: bool = False) -> dict[str, Any]:
+        """Take no new sessions, or again; with `let_go`, end once the last session has gone. Gives `drain_status`."""
+        self._draining, self._let_go = draining, draining and let_go
+        return await self.drain_status()
+
+    async def drain_status(self) -> dict[str, Any]:
+        """What `liveact drain` lists of a replica."""
+        return {"draining": self._draining, "let_go": self._let_go, "held": self.held(), "capacity": self.capacity}
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which ends a replica that fails here and starts another if the count asks for it."""
+        if self._let_go and not self.held():
+            raise RuntimeError("drained, and let go")
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """What routers hear of this replica, every few seconds."""
+        return {"held": self.held(), "capacity": self.capacity, "draining": self._draining}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy hears; numbers only."""
+        # Who asks again does so as a new session: over this time each counts once.
+        oldest = time.monotonic() - ASK_AGAIN_S
+        while self._turned_away and self._turned_away[0][0] < oldest:
+            self._turned_away.popleft()
+        return {
+            "held": float(self.held()),
+            "turned_away": float(len({session for _, session in self._turned_away})),
+            "draining": float(self._draining),
+            "started_at": self.started_at,
+        }
+
+
+class StatefulReplica(Replica, Stateful):
+    """Base of Denoiser and VaeDecoder."""
+
+    def __init__(self, config: ServiceConfig, stage: StageConfig, capacity: int) -> None:
+        Replica.__init__(self, config, stage)
+        Stateful.__init__(self, capacity)
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""
+        await Replica.check_health(self)
+        await Stateful.check_health(self)

@@ -1,0 +1,146 @@
+"""The placement decision over plain values, and the index of a large fleet, which decides the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from liveact_services.placement.choose import ReplicaView, choose
+from liveact_services.placement.fleet import Fleet
+from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
+
+
+def test_a_new_session_goes_to_the_oldest_replica_with_room() -> None:
+    old, middle, young = ReplicaView("o", 1, 2, 2), ReplicaView("m", 2, 1, 2), ReplicaView("y", 3, 0, 2)
+    assert choose(Pin("s"), [young, old, middle]) == ["m", "y", "o"], "what looks full comes last: the view may be late"
+    assert choose(Pin("s", None, ("m",)), [young, old, middle]) == ["y", "o"]
+    assert choose(Pin("s"), [ReplicaView("unknown age", float("inf")), old]) == ["unknown age", "o"]
+
+
+def test_a_session_of_many_needs_takes_the_first_that_fits_it() -> None:
+    views = [ReplicaView("o", 1, 0.7, 0.9), ReplicaView("y", 2, 0.45, 0.9)]
+    assert choose(Pin("s"), views, need=0.2)[0] == "o"
+    assert choose(Pin("s"), views, need=0.45)[0] == "y"
+
+
+def test_a_draining_replica_serves_its_own_sessions_and_no_new_ones() -> None:
+    draining, other = ReplicaView("d", 1, 1, 4, draining=True), ReplicaView("o", 2, 4, 4)
+    assert choose(Pin("s", "d"), [draining, other]) == ["d"]
+    assert choose(Pin("new"), [draining, other]) == ["o"]
+    with pytest.raises(NoReplica):
+        choose(Pin("new"), [draining])
+
+
+def test_pools_are_apart() -> None:
+    views = [ReplicaView("a", 1), ReplicaView("b", 2, pool="gold")]
+    assert (choose(Pin("s"), views), choose(Pin("s"), views, pool="gold")) == (["a"], ["b"])
+    with pytest.raises(NoReplica):
+        choose(Pin("s"), views, pool="silver")
+
+
+def test_what_cannot_be_served_fails_at_once() -> None:
+    with pytest.raises(ReplicaGone, match="replica r no longer serves"):
+        choose(Pin("s", "r"), [ReplicaView("other", 1)])
+    with pytest.raises(NoReplica):
+        choose(Pin("s", None, ("a",)), [ReplicaView("a", 1)])
+    with pytest.raises(NoReplica):
+        choose(Pin("s"), [])
+
+
+class FleetAndList(RuleBasedStateMachine):
+    """The index beside a plain list of views: the same answers, whatever happens to the fleet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fleet = Fleet()
+        self.views: dict[str, ReplicaView] = {}
+        self.born = 0
+
+    @rule(count=st.integers(1, 9), capacity=st.sampled_from([0.9, 2.0]))
+    def start(self, count: int, capacity: float) -> None:
+        for _ in range(count):
+            self.born += 1
+            view = ReplicaView(f"r{self.born}", self.born // 3, 0.0, capacity)
+            if self.views and view.age_order < max(v.age_order for v in self.views.values()):
+                with pytest.raises(ValueError, match="order of their age"):
+                    self.fleet.add(view)
+            else:
+                self.fleet.add(view)
+                self.views[view.id] = view
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data(), held=st.sampled_from([0.0, 0.225, 0.45, 0.9, 2.0]), draining=st.booleans())
+    def hear(self, data: st.DataObject, held: float, draining: bool) -> None:
+        before = self.views[data.draw(st.sampled_from(sorted(self.views)))]
+        self.fleet.update(before.id, held=held, draining=draining)
+        self.views[before.id] = ReplicaView(before.id, before.started_at, held, before.capacity, draining)
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        replica = data.draw(st.sampled_from(sorted(self.views)))
+        self.fleet.remove(replica)
+        del self.views[replica]
+        with pytest.raises(ReplicaGone):
+            self.fleet.choose(Pin("s", replica))
+
+    @rule(data=st.data(), need=st.sampled_from([0.225, 0.45, 0.9, 1.0]))
+    def place(self, data: st.DataObject, need: float) -> None:
+        refused = tuple(data.draw(st.sets(st.sampled_from(sorted(self.views)), max_size=3))) if self.views else ()
+        pin = Pin("s", None, refused)
+        roomy = [v for v in self.views.values() if v.held + need <= v.capacity + 1e-9]
+        try:
+            expected = choose(pin, roomy, need=need)[0]
+        except NoReplica:
+            with pytest.raises(NoReplica):
+                self.fleet.choose(pin, need)
+        else:
+            assert self.fleet.choose(pin, need) == expected
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        assert len(self.fleet) == len(self.views)
+        assert self.fleet.held == pytest.approx(sum(v.held for v in self.views.values()))
+        assert self.fleet.draining == sum(v.draining for v in self.views.values())
+        newest = sorted(self.views.values(), key=lambda v: v.age_order, reverse=True)
+        assert list(self.fleet.newest_first()) == newest
+        idle = next((n for n, v in enumerate(newest) if v.held), len(newest))
+        assert self.fleet.idle_newest() == idle
+
+
+def test_the_index_of_a_fleet_chooses_as_the_plain_list_does() -> None:
+    run_state_machine_as_test(FleetAndList, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+
+
+@given(st.integers(1, 70))
+@settings(max_examples=30, deadline=None)
+def test_the_last_replica_with_room_is_found_however_many_are_full(count: int) -> None:
+    fleet = Fleet()
+    for number in range(count):
+        fleet.add(ReplicaView(f"{number:03}", number, 1, 1))
+    with pytest.raises(NoReplica):
+        fleet.choose(Pin("s"))
+    for number in range(count):
+        fleet.update(f"{number:03}", held=0)
+        assert fleet.choose(Pin("s")) == f"{number:03}"
+        fleet.update(f"{number:03}", held=1)
+
+
+def test_a_decision_costs_about_the_same_in_a_fleet_a_hundred_times_as_large() -> None:
+    def cost(replicas: int) -> float:
+        fleet = Fleet()
+        for number in range(replicas):
+            fleet.add(ReplicaView(f"{number:06}", number, float(number % 50 != 49), 1))
+        best = float("inf")
+        for _ in range(7):
+            began = time.process_time()
+            for _ in range(300):
+                fleet.update(fleet.choose(Pin("s")), held=0)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert cost(10_000) < 5 * cost(100), "a sort or a scan would cost a hundred times as much"
