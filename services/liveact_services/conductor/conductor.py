@@ -145,7 +145,8 @@ class Conductor:
             self.planned_blocks += 1
             prompt = self._prompt_for(block)
             applied = () if prompt is None else (self._applied(block, prompt),)
-            parts = self._stages.submit(BlockPlan(block, planned.voice, prompt))
+            due_s = None if self.spec.pacing is Pacing.FASTEST else self.clock.due_s(block)
+            parts = self._stages.submit(BlockPlan(block, planned.voice, prompt, due_s))
             self._started.put_nowait(_Started(block, planned, planned.events + applied, parts, self.clock.now()))
 
     async def _deliver(self, room: asyncio.Semaphore) -> None:
@@ -159,7 +160,7 @@ class Conductor:
                     for event in one.events:
                         self._emit(event)
                     self._emit(one.planned.sound)
-                    self.clock.delivered(one.block, one.at)
+                    self.clock.delivered(one.block, one.at, part.times.decode_s + part.times.encode_s)
                     self._changed.set()
                 spoken = one.planned.utterances[sent : sent + len(part.frames)]
                 sent += len(part.frames)

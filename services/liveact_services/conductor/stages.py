@@ -69,6 +69,9 @@ class BlockPlan:
     voice: BlockVoice
     prompt: str | None = None
     """Set when the prompt changes with this block."""
+    due_s: float | None = None
+    """Seconds from its submission until its latents are wanted, so that it means the same by another machine's clock; None:
+    nobody waits for a moment."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Features:
     array: np.ndarray
     """float32 [frames + 4, layers, dim]: the block's frames and two more on either side"""
     audio_s: float
+    held_s: float = 0.0
+    """From the call to the answer at the AudioEncoder, waiting included: so much of the block's time is gone."""
 
 
 @dataclass(frozen=True)

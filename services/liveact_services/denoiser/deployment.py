@@ -1,8 +1,9 @@
-"""Denoiser: holds the ConvKV sessions and denoises their blocks, one at a time, in the order they come."""
+"""Denoiser: holds the ConvKV sessions and denoises their blocks, step by step, in the order in which they are due."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,20 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
+from liveact_services.denoiser.turns import Turns
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
+
+
+@dataclass
+class _Held:
+    """One session here."""
+
+    spec: SessionSpec
+    order: BlockOrder = field(default_factory=BlockOrder)
 
 
 class Denoiser(Replica):
@@ -24,7 +34,8 @@ class Denoiser(Replica):
         super().__init__(config, config.denoiser)
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
-        self._orders: dict[str, BlockOrder] = {}
+        self._turns = Turns(self._ranks, self.compute)
+        self._sessions: dict[str, _Held] = {}
 
     async def open(self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
@@ -32,50 +43,57 @@ class Denoiser(Replica):
         Raises `ReplicaFull` when as many sessions are held as the config allows.
         """
         await self._sweep()
-        if len(self._orders) >= self.config.sessions.max_sessions:
+        if len(self._sessions) >= self.config.sessions.max_sessions:
             raise ReplicaFull(replica_id())
-        self._orders[spec.session] = BlockOrder()
+        self._sessions[spec.session] = _Held(spec)
         try:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
         except BaseException:
-            self._orders.pop(spec.session, None)
+            self._sessions.pop(spec.session, None)
             raise
         return replica_id()
 
-    async def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
-        """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here."""
-        async with self._order(session).turn(block):
-            return await self.compute.run(self._ranks.denoise, session, block, features, text)
+    async def denoise(
+        self, session: str, block: int, features: Features, text: np.ndarray | None, due_s: float | None = None
+    ) -> Denoised:
+        """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here.
+
+        `due_s`: seconds, when the block was submitted, until they were wanted; None: they are made in the background.
+        """
+        held = self._held(session)
+        due = None if due_s is None else time.monotonic() + due_s - features.held_s
+        async with held.order.turn(block):
+            return await self._turns.denoise(held.spec, block, features, text, due)
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
-        self._order(session)
+        self._held(session)
         return await self.compute.run(self._ranks.export, session)
 
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
-        self._order(session)
+        self._held(session)
 
     async def close(self, session: str) -> None:
         """Forget a session; closing one twice, or one never held, is no error."""
-        order = self._orders.pop(session, None)
-        if order is not None:
-            order.close()
+        held = self._sessions.pop(session, None)
+        if held is not None:
+            held.order.close()
             await self.compute.run(self._ranks.close, session)
 
     async def sessions(self) -> list[str]:
         """The sessions held."""
-        return list(self._orders)
+        return list(self._sessions)
 
     async def _sweep(self) -> None:
         """Drop the sessions whose Gateway has died."""
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        for session in [s for s, order in self._orders.items() if order.last_used < oldest]:
+        for session in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
             await self.close(session)
 
-    def _order(self, session: str) -> BlockOrder:
-        order = self._orders.get(session)
-        if order is None:
+    def _held(self, session: str) -> _Held:
+        held = self._sessions.get(session)
+        if held is None:
             raise ReplicaGone(f"session {session} is not held here")
-        order.last_used = time.monotonic()
-        return order
+        held.order.last_used = time.monotonic()
+        return held

@@ -1,13 +1,15 @@
 """The seam between a Denoiser replica and what computes for it.
 
 A coordinator speaks to a `RankGroup` and never to a model: here a group is one rank in this process; two ranks, one GPU each,
-stand behind the same four verbs.
+stand behind the same verbs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,14 +45,50 @@ class RankGroup(Protocol):
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
         """Make the session's state; gives its bytes."""
 
-    def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
-        """The block's latents; commits the state. `text` replaces the prompt from this block on."""
+    def steps(self, session: str) -> int:
+        """Diffusion steps of each of the session's blocks. From any thread."""
+
+    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
+        """Get ready to denoise the block, in place of one begun before. `text` replaces the prompt from this block on."""
+
+    def advance(self, session: str) -> Denoised | None:
+        """The next step of the session's block; the last one commits the state and gives the latents.
+
+        Between two steps other sessions may take theirs. Until the last the session is what it was before `begin`.
+        """
+
+    def give_up(self, session: str) -> None:
+        """Forget the session's unfinished block; none is no error."""
 
     def export(self, session: str) -> bytes:
         """The session as a value, at a block boundary."""
 
     def close(self, session: str) -> None:
         """Forget the session; an unknown one is no error."""
+
+
+@dataclass
+class _UnderWay:
+    """A session's unfinished block."""
+
+    state: SessionState
+    """What the session becomes: a copy, since the block may be given up."""
+    steps: Generator[int, None, torch.Tensor]
+    audio_s: float
+    remaining: int
+    spent_s: float = 0.0
+
+    def advance(self) -> torch.Tensor | None:
+        """One step; after the last the commit, and the latents."""
+        next(self.steps)
+        self.remaining -= 1
+        if self.remaining:
+            return None
+        try:
+            next(self.steps)
+        except StopIteration as done:
+            return done.value
+        raise RuntimeError("a block has more steps than its sampling says")
 
 
 class LocalRank:
@@ -65,6 +103,7 @@ class LocalRank:
         transformer = checkpoint.load_transformer(device=str(device), dtype=dtype)
         self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling)
         self._states: dict[str, SessionState] = {}
+        self._under_way: dict[str, _UnderWay] = {}
         self._lock = threading.Lock()
 
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
@@ -77,18 +116,49 @@ class LocalRank:
             self._states[spec.session] = state
         return state.memory_bytes
 
-    def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
-        state = self._state(session)
+    def steps(self, session: str) -> int:
+        return self._state(session).sampling.num_steps
+
+    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
         began = time.perf_counter()
+        # Tensors are replaced, never written into: this copy costs nothing, and until it is put in its place nothing happened.
+        state = dataclasses.replace(self._state(session))
         if text is not None:
             self._denoiser.set_prompt(state, self._tensor(text), state.prompt_version + 1)
-        latents = self._denoiser.denoise(state, block, self._tensor(features.array)).float().cpu().numpy()
-        return Denoised(latents, features.audio_s, time.perf_counter() - began)
+        steps = self._denoiser.steps(state, block, self._tensor(features.array))
+        under_way = _UnderWay(state, steps, features.audio_s, state.sampling.num_steps)
+        under_way.spent_s = time.perf_counter() - began
+        self._under_way[session] = under_way
+
+    def advance(self, session: str) -> Denoised | None:
+        block = self._under_way.get(session)
+        if block is None:
+            raise ReplicaGone(f"session {session} was closed while its block was made")
+        began = time.perf_counter()
+        try:
+            latents = block.advance()
+        except BaseException:
+            del self._under_way[session]
+            raise
+        if latents is None:
+            # Kernels still queued would be counted to whoever comes next.
+            self._wait_for_device()
+            block.spent_s += time.perf_counter() - began
+            return None
+        array = latents.float().cpu().numpy()
+        del self._under_way[session]
+        with self._lock:
+            self._states[session] = block.state
+        return Denoised(array, block.audio_s, block.spent_s + time.perf_counter() - began)
+
+    def give_up(self, session: str) -> None:
+        self._under_way.pop(session, None)
 
     def export(self, session: str) -> bytes:
         return self._state(session).export()
 
     def close(self, session: str) -> None:
+        self.give_up(session)
         with self._lock:
             self._states.pop(session, None)
 
@@ -98,6 +168,12 @@ class LocalRank:
         if state is None:
             raise ReplicaGone(f"session {session} is not held here")
         return state
+
+    def _wait_for_device(self) -> None:
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return tensor(array, self._device, self._dtype)

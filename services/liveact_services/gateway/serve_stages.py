@@ -64,7 +64,7 @@ class ServeStages:
         features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
         (_, denoiser), (_, decoder) = self._pinned()
-        denoised = denoiser.denoise.remote(session, plan.block, features, text)
+        denoised = denoiser.denoise.remote(session, plan.block, features, text, plan.due_s)
         parts: Any = decoder.options(stream=True).decode.remote(session, plan.block, denoised)
         return _translated(parts)
 
