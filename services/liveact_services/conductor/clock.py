@@ -64,7 +64,8 @@ class PlayClock:
         moment = self.now()
         took = moment - started
         self._tail_s = max(0.7 * self._tail_s + 0.3 * tail_s, 0.5 * tail_s)
-        self._block_s = took if self._block_s == 0 else max(0.7 * self._block_s + 0.3 * took, 0.5 * took)
+        # At once up and slowly down: on a device shared with others the next block may have to wait as long as the slowest.
+        self._block_s = max(took, 0.9 * self._block_s + 0.1 * took)
         due = self.shown_at(block)
         if self.origin is None or due is None:
             self.origin = moment + self.playout_delay - block_frames(block).start / self.fps
