@@ -80,7 +80,9 @@ def test_where_all_can_be_in_time_weights_do_not_matter() -> None:
 
 
 def test_where_not_all_can_be_in_time_steps_go_by_weight() -> None:
-    crowd = [block(f"{tenant}{n}", 0.5, tenant, weight) for n in range(20) for tenant, weight in (("a", 1.0), ("b", 3.0))]
+    crowd = [
+        block(f"{tenant}{n}", 0.5, tenant, weight) for n in range(20) for tenant, weight in (("a", 1.0), ("b", 3.0))
+    ]
     scheduler, wall = entered(*crowd)
     turns = served(scheduler, wall, 60)
     assert abs(sum(name.startswith("b") for name in turns) - 45) <= 1

@@ -50,7 +50,9 @@ class SessionLimits(_Strict):
     """What a session may do and how long it lasts; seconds unless said."""
 
     max_sessions: Annotated[int, Field(ge=1)] = 8
-    """Sessions admitted on one Denoiser replica."""
+    """Sessions admitted on one Denoiser replica, however much room its device has."""
+    max_utilisation: Annotated[float, Field(gt=0)] = 0.85
+    """Share of a Denoiser's device that real-time sessions may take together, by the measured time of their blocks."""
     credit_frames: Annotated[int, Field(ge=64)] = 160
     """Frames sent beyond the last acknowledged one; five blocks."""
     ack_timeout_s: Annotated[float, Field(gt=0)] = 60

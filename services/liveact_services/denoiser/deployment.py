@@ -10,6 +10,7 @@ import numpy as np
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.denoiser.turns import Turns
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone
@@ -35,23 +36,28 @@ class Denoiser(Replica):
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
         self._turns = Turns(self._ranks, self.compute)
+        limits = config.sessions
+        self._admission = Admission(
+            limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
+        )  # fmt: skip
         self._sessions: dict[str, _Held] = {}
 
     async def open(self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
-        Raises `ReplicaFull` when as many sessions are held as the config allows.
+        Raises `ReplicaFull` when the device has no time or memory for it, or as many sessions are held as the config allows.
         """
-        await self._sweep()
-        if len(self._sessions) >= self.config.sessions.max_sessions:
-            raise ReplicaFull(replica_id())
-        self._sessions[spec.session] = _Held(spec)
+        await self._admit(spec)
         try:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
         except BaseException:
-            self._sessions.pop(spec.session, None)
+            self._forget(spec.session, ended=False)
             raise
         return replica_id()
+
+    async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
+        """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
+        self._admission.expect(spec, retry_after_s)
 
     async def denoise(
         self, session: str, block: int, features: Features, text: np.ndarray | None, due_s: float | None = None
@@ -76,14 +82,33 @@ class Denoiser(Replica):
 
     async def close(self, session: str) -> None:
         """Forget a session; closing one twice, or one never held, is no error."""
-        held = self._sessions.pop(session, None)
-        if held is not None:
-            held.order.close()
+        if self._forget(session):
             await self.compute.run(self._ranks.close, session)
 
     async def sessions(self) -> list[str]:
         """The sessions held."""
         return list(self._sessions)
+
+    async def _admit(self, spec: SessionSpec) -> None:
+        await self._sweep()
+        room = await self.compute.run(self._ranks.room)
+        refusal = self._admission.refusal(spec, room)
+        if refusal is not None:
+            raise ReplicaFull(replica_id(), refusal.retry_after_s)
+        self._admission.admit(spec)
+        self._sessions[spec.session] = _Held(spec)
+
+    def _forget(self, session: str, ended: bool = True) -> bool:
+        """Send away what waits of the session and give its place back; False when it is not held.
+
+        `ended`: it has lasted as long as it was to, so that its length says something.
+        """
+        held = self._sessions.pop(session, None)
+        if held is None:
+            return False
+        held.order.close()
+        self._admission.release(session, ended)
+        return True
 
     async def _sweep(self) -> None:
         """Drop the sessions whose Gateway has died."""

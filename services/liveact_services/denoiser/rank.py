@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -60,6 +61,12 @@ class RankGroup(Protocol):
     def give_up(self, session: str) -> None:
         """Forget the session's unfinished block; none is no error."""
 
+    def memory_of(self, spec: SessionSpec) -> int:
+        """Bytes of device memory that such a session takes while a block of it is made. From any thread."""
+
+    def room(self) -> float:
+        """Bytes of device memory that all sessions together may take; inf where the device has none of its own."""
+
     def export(self, session: str) -> bytes:
         """The session as a value, at a block boundary."""
 
@@ -102,6 +109,9 @@ class LocalRank:
         self._device, self._dtype = device, dtype
         transformer = checkpoint.load_transformer(device=str(device), dtype=dtype)
         self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling)
+        self._config, self._sampling = checkpoint.config, sampling
+        self._activations = 0
+        """Most bytes that a step has taken and given back."""
         self._states: dict[str, SessionState] = {}
         self._under_way: dict[str, _UnderWay] = {}
         self._lock = threading.Lock()
@@ -136,7 +146,8 @@ class LocalRank:
             raise ReplicaGone(f"session {session} was closed while its block was made")
         began = time.perf_counter()
         try:
-            latents = block.advance()
+            with self._watching_memory():
+                latents = block.advance()
         except BaseException:
             del self._under_way[session]
             raise
@@ -154,6 +165,26 @@ class LocalRank:
     def give_up(self, session: str) -> None:
         self._under_way.pop(session, None)
 
+    def memory_of(self, spec: SessionSpec) -> int:
+        from liveact_models.memory import memory_bytes
+
+        with self._lock:
+            alike = [s.memory_bytes for s in self._states.values() if (s.width, s.height) == (spec.width, spec.height)]
+        expected = memory_bytes(self._config, spec.width, spec.height, self._dtype, self._sampling.guided)
+        # While a block is made there are the memory it reads and the one it writes.
+        return 2 * max(expected, *alike, 0)
+
+    def room(self) -> float:
+        import torch
+
+        if self._device.type != "cuda":
+            return float("inf")
+        free, _ = torch.cuda.mem_get_info(self._device)
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        with self._lock:
+            held = sum(state.memory_bytes for state in self._states.values())
+        return free + kept + held - self._activations
+
     def export(self, session: str) -> bytes:
         return self._state(session).export()
 
@@ -168,6 +199,18 @@ class LocalRank:
         if state is None:
             raise ReplicaGone(f"session {session} is not held here")
         return state
+
+    @contextmanager
+    def _watching_memory(self) -> Iterator[None]:
+        import torch
+
+        if self._device.type != "cuda":
+            yield
+            return
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield
+        self._activations = max(self._activations, torch.cuda.max_memory_allocated(self._device) - before)
 
     def _wait_for_device(self) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""A Denoiser replica on a simulated clock: the real scheduler, admission and play clocks; only the device and the clients are made up.
+"""A Denoiser replica on a simulated clock: the real scheduler and play clocks; only the device and the clients are made up.
 
 Nothing waits and nothing computes here: an hour of a busy replica takes seconds, and the same seed gives the same hour.
 """

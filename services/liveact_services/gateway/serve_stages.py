@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 RETRY_FULL_S = 5.0
+"""Told where no replica knows when it has room."""
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -46,16 +47,23 @@ class ServeStages:
         return self._denoiser or "", self._decoder or ""
 
     async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
-        """Condition the session and place it. Raises `ServiceError` CAPACITY when no replica takes it."""
+        """Condition the session and place it. Raises `ServiceError` CAPACITY, with a retry time, where no replica takes it."""
         self._spec = spec
         text = self._handles.conditioner.text.remote(spec.prompt)
         clip = self._handles.conditioner.image.remote(portrait)
         reference = self._handles.vae_encoder.reference.remote(portrait)
         denoiser, decoder = self._handles.denoiser, self._handles.vae_decoder
-        self._decoder = await _place(spec.session, lambda key: decoder.options(session_id=key).open.remote(spec))
-        self._denoiser = await _place(
-            spec.session, lambda key: denoiser.options(session_id=key).open.remote(spec, text, clip, reference)
-        )
+        try:
+            self._decoder = await _place(spec.session, lambda key: decoder.options(session_id=key).open.remote(spec))
+        except NoRoom as full:
+            raise full.told() from None
+        try:
+            self._denoiser = await _place(
+                spec.session, lambda key: denoiser.options(session_id=key).open.remote(spec, text, clip, reference)
+            )
+        except NoRoom as full:
+            await self._promise(spec, full)
+            raise full.told() from None
 
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
         """Send the block through all its stages now; its parts arrive as they are decoded."""
@@ -87,6 +95,17 @@ class ServeStages:
                 if not _is_loss(error):
                     raise
 
+    async def _promise(self, spec: SessionSpec, full: NoRoom) -> None:
+        """Tell the replica that has room first that the client was told so."""
+        if not full.first:
+            return
+        pinned = self._handles.denoiser.options(session_id=str(Pin(spec.session, full.first)))
+        try:
+            await pinned.expect.remote(spec, full.retry_after_s)
+        except Exception as error:
+            if not _is_loss(error):
+                raise
+
     def _pinned(self) -> Iterator[tuple[str, DeploymentHandle]]:
         """The session and, pinned, the stages that hold it."""
         if self._spec is None:
@@ -97,21 +116,34 @@ class ServeStages:
                 yield self._spec.session, handle.options(session_id=str(Pin(self._spec.session, replica)))
 
 
+class NoRoom(Exception):
+    """No replica takes a session."""
+
+    def __init__(self, waits: dict[str, float | None]) -> None:
+        """`waits`: in how many seconds each replica that refused expects to have room."""
+        known = {replica: wait for replica, wait in waits.items() if wait is not None}
+        self.first = min(known, key=lambda replica: known[replica]) if known else ""
+        """The replica that has room first, where one knows."""
+        self.retry_after_s = known[self.first] if known else RETRY_FULL_S
+        super().__init__(waits)
+
+    def told(self) -> Exception:
+        """As the client is told."""
+        return fail("CAPACITY", "every replica holds as many sessions as it can", retry_after_s=self.retry_after_s)
+
+
 async def _place(session: str, call: Callable[[str], Awaitable[str]]) -> str:
-    """Ask one replica after the other until one takes the session; gives that replica's id."""
-    refused: tuple[str, ...] = ()
+    """Ask one replica after the other until one takes the session; gives that replica's id. Raises `NoRoom`."""
+    refused: dict[str, float | None] = {}
     while True:
         try:
-            return await call(str(Pin(session, None, refused)))
+            return await call(str(Pin(session, None, tuple(refused))))
         except ReplicaFull as full:
             # Ray raises a class made of both errors; what the replica said is in the cause.
-            refused = (*refused, getattr(full, "cause", full).args[0])
+            replica, *wait = getattr(full, "cause", full).args
+            refused[replica] = wait[0] if wait else None
         except NoReplica:
-            raise _no_capacity() from None
-
-
-def _no_capacity() -> Exception:
-    return fail("CAPACITY", "every replica holds as many sessions as it can", retry_after_s=RETRY_FULL_S)
+            raise NoRoom(refused) from None
 
 
 async def _translated(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:
