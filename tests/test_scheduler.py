@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -191,10 +192,10 @@ def crowd(
     for n in range(sessions):
         tenant = names[n % len(names)]
         spec = simulated_spec(f"{tenant}{n}", tenant, tenants[tenant])
-        calendar.at(random.uniform(0, 3), lambda spec=spec: replica.open(spec, 1e6, in_voice))  # type: ignore[misc]
+        calendar.at(random.uniform(0, 3), partial(replica.open, spec, 1e6, in_voice))
     for n in range(background):
         spec = simulated_spec(f"back{n}", "back", fastest=True)
-        calendar.at(0, lambda spec=spec: replica.open(spec, 1e6))  # type: ignore[misc]
+        calendar.at(0, partial(replica.open, spec, 1e6))
     calendar.run(seconds)
     return replica.sessions
 

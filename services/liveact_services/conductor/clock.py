@@ -61,11 +61,15 @@ class PlayClock:
 
     def delivered(self, block: int, started: float, tail_s: float = 0.0) -> None:
         """The first frames of the block, started at `started`, have gone out now; `tail_s` after its latents were there."""
-        moment = self.now()
-        took = moment - started
+        took = self.now() - started
         self._tail_s = max(0.7 * self._tail_s + 0.3 * tail_s, 0.5 * tail_s)
         # At once up and slowly down: on a device shared with others the next block may have to wait as long as the slowest.
         self._block_s = max(took, 0.9 * self._block_s + 0.1 * took)
+        self.sent(block)
+
+    def sent(self, block: int) -> None:
+        """The first frames of the block have gone out now, made for it or not."""
+        moment = self.now()
         due = self.shown_at(block)
         if self.origin is None or due is None:
             self.origin = moment + self.playout_delay - block_frames(block).start / self.fps

@@ -88,7 +88,7 @@ class LocalStages:
         assert self._decoding is not None
         denoised = asyncio.create_task(self._denoise(plan))
         self._blocks.add(denoised)
-        return self._decode(self._decoding, plan.block, denoised)
+        return self._decode(self._decoding, plan, denoised)
 
     async def keep(self) -> None:
         """Nothing forgets it here."""
@@ -115,11 +115,11 @@ class LocalStages:
             return await models.turns.denoise(spec, plan.block, features, text, due)
 
     async def _decode(
-        self, decoding: Decoding, block: int, denoising: asyncio.Task[Denoised]
+        self, decoding: Decoding, plan: BlockPlan, denoising: asyncio.Task[Denoised]
     ) -> AsyncIterator[VideoPart]:
         denoised = await denoising
         self._blocks.discard(denoising)
-        async with self._decoded.turn(block):
-            parts = decoding.parts(block, denoised)
+        async with self._decoded.turn(plan.block):
+            parts = decoding.parts(plan.block, denoised, plan.backward)
             while (part := await self._models.decode.run(next, parts, None)) is not None:
                 yield part

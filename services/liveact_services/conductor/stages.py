@@ -36,6 +36,7 @@ class Idle(StrEnum):
 
     ANIMATE = "animate"
     HOLD = "hold"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class BlockPlan:
     due_s: float | None = None
     """Seconds from its submission until its latents are wanted, so that it means the same by another machine's clock; None:
     nobody waits for a moment."""
+    backward: bool = False
+    """Whether its frames are wanted from last to first as well."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class VideoPart:
     block: int
     frames: tuple[EncodedFrame, ...]
     times: StageTimes
+    backward: tuple[EncodedFrame, ...] = ()
+    """With a block's last part, where the plan asks: all of the block's frames from last to first, encoded by themselves."""
 
 
 class Stages(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from liveact_services.conductor.stages import Pacing, SessionSpec
@@ -180,7 +181,7 @@ def shared(load: float, seed: int, seconds: float, tenants: tuple[Tenant, ...] =
             spec = simulated_spec(
                 f"{tenant.name}{n}", tenant.name, tenant.weight, side=tenant.side, fps=tenant.fps
             )  # fmt: skip
-            calendar.at(random.uniform(0, 3), lambda spec=spec: replica.open(spec, 1e9))  # type: ignore[misc]
+            calendar.at(random.uniform(0, 3), partial(replica.open, spec, 1e9))
     calendar.run(10.0)
     before = {s: s.device_s for s in replica.sessions}
     calendar.run(10.0 + seconds)

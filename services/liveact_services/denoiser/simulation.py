@@ -75,13 +75,13 @@ class Calendar:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
 
     def __call__(self) -> float:
         return self.now
 
-    def at(self, moment: float, what: Callable[[], None]) -> None:
+    def at(self, moment: float, what: Callable[[], object]) -> None:
         heapq.heappush(self._events, (max(moment, self.now), next(self._count), what))
 
     def run(self, until: float) -> None:

@@ -73,7 +73,7 @@ class ServeStages:
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
         (_, denoiser), (_, decoder) = self._pinned()
         denoised = denoiser.denoise.remote(session, plan.block, features, text, plan.due_s)
-        parts: Any = decoder.options(stream=True).decode.remote(session, plan.block, denoised)
+        parts: Any = decoder.options(stream=True).decode.remote(session, plan.block, denoised, plan.backward)
         return _translated(parts)
 
     async def keep(self) -> None:

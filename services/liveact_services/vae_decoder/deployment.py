@@ -47,12 +47,17 @@ class VaeDecoder(Replica):
         self._sessions[spec.session] = _Held(Decoding(self._vae, spec, self.device))
         return replica_id()
 
-    async def decode(self, session: str, block: int, denoised: Denoised) -> AsyncIterator[VideoPart]:
-        """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it."""
+    async def decode(
+        self, session: str, block: int, denoised: Denoised, backward: bool = False
+    ) -> AsyncIterator[VideoPart]:
+        """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it.
+
+        `backward`: with the last part, the block's frames from last to first.
+        """
         held = self._held(session)
         # A block may be denoised before its predecessor's last frames are decoded.
         async with held.order.turn(block):
-            parts = held.decoding.parts(block, denoised)
+            parts = held.decoding.parts(block, denoised, backward)
             while (part := await self.compute.run(next, parts, None)) is not None:
                 yield part
 
