@@ -13,9 +13,10 @@ from liveact_services.placement.pins import ReplicaGone
 class BlockOrder:
     """Lets a session's blocks through one by one: calls may overtake each other on their way, states may not."""
 
-    def __init__(self) -> None:
-        self.last_used = time.monotonic()
-        self._next = 0
+    def __init__(self, next_block: int = 0) -> None:
+        self.last_used = self.last_made = time.monotonic()
+        """When somebody asked for the session, and when its last block was made."""
+        self._next = next_block
         self._busy = False
         self._closed = False
         self._moved = asyncio.Event()
@@ -42,7 +43,13 @@ class BlockOrder:
             raise
         self._busy = False
         self._next += 1
+        self.last_made = time.monotonic()
         self._wake()
+
+    @property
+    def next_block(self) -> int | None:
+        """The block that is to be made next; None while one is being made."""
+        return None if self._busy else self._next
 
     def close(self) -> None:
         """Send away every block that waits."""

@@ -64,6 +64,8 @@ class SessionLimits(_Strict):
     detached_timeout_s: Annotated[float, Field(gt=0)] = 30
     """How long a session without a stream waits to be resumed."""
     max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    park_after_s: Annotated[float, Field(gt=0)] | None = None
+    """A session that has made no block for this long may be taken off its Denoiser's device; none: no session may."""
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096

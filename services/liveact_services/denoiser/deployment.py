@@ -76,6 +76,45 @@ class Denoiser(Replica):
         self._held(session)
         return await self.compute.run(self._ranks.export, session)
 
+    async def rested(self) -> list[str]:
+        """The sessions that have made no block for `sessions.park_after_s`, longest at rest first; none unless configured."""
+        after = self.config.sessions.park_after_s
+        if after is None:
+            return []
+        latest = time.monotonic() - after
+        orders = {session: held.order for session, held in self._sessions.items()}
+        resting = [s for s, order in orders.items() if order.next_block is not None and order.last_made <= latest]
+        return sorted(resting, key=lambda session: orders[session].last_made)
+
+    async def park(self, session: str) -> bytes:
+        """Take a session at rest off the device: its export, with which `adopt` goes on here or elsewhere.
+
+        Its place is free from then on. Raises `ReplicaGone` for a session not held here, and `ValueError` when a block is being
+        made or was while the export was written: the session then stays.
+        """
+        order = self._held(session).order
+        block = order.next_block
+        exported = await self.compute.run(self._ranks.export, session)
+        if block is None or order.next_block != block:
+            raise ValueError(f"session {session} is making a block: parked are those at rest")
+        if self._forget(session, ended=False):
+            await self.compute.run(self._ranks.close, session)
+        return exported
+
+    async def adopt(self, spec: SessionSpec, exported: bytes) -> str:
+        """Go on with a session out of its export, from the block it was at; gives this replica's id.
+
+        Raises `ReplicaFull` as `open` does, and `StateError` for an export that is none of this model.
+        """
+        await self._admit(spec)
+        try:
+            block = await self.compute.run(self._ranks.adopt, spec.session, exported)
+        except BaseException:
+            self._forget(spec.session, ended=False)
+            raise
+        self._sessions[spec.session].order = BlockOrder(block)
+        return replica_id()
+
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
         self._held(session)

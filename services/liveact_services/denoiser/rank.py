@@ -46,6 +46,9 @@ class RankGroup(Protocol):
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
         """Make the session's state; gives its bytes."""
 
+    def adopt(self, session: str, exported: bytes) -> int:
+        """Go on with a session out of an export; gives its next block. Raises `StateError` for one that does not fit."""
+
     def steps(self, session: str) -> int:
         """Diffusion steps of each of the session's blocks. From any thread."""
 
@@ -125,6 +128,12 @@ class LocalRank:
         with self._lock:
             self._states[spec.session] = state
         return state.memory_bytes
+
+    def adopt(self, session: str, exported: bytes) -> int:
+        state = self._denoiser.adopt(exported)
+        with self._lock:
+            self._states[session] = state
+        return state.block
 
     def steps(self, session: str) -> int:
         return self._state(session).sampling.num_steps
