@@ -66,7 +66,9 @@ def test_every_block_shown_again_starts_with_a_key_frame_and_costs_nothing() -> 
     async def main() -> None:
         performance = Performance(loop_spec())
         await asyncio.sleep(20)
-        parts = [output.part for _, output in performance.outputs if isinstance(output, Video) and output.part.block > 2]
+        parts = [
+            output.part for _, output in performance.outputs if isinstance(output, Video) and output.part.block > 2
+        ]
         assert {part.block for part in parts} >= {3, 4, 5, 6}
         for part in parts:
             assert [frame.key for frame in part.frames] == [
@@ -217,7 +219,9 @@ async def test_the_models_make_three_blocks_and_go_on_as_if_there_had_been_no_lo
 
     # The same blocks, one after the other and nothing between them.
     again = LocalStages(models)
-    await again.open(loop_spec(codec=Codec.RGB), np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32))
+    await again.open(
+        loop_spec(codec=Codec.RGB), np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    )
     made = []
     for plan in plans:
         plain = dataclasses.replace(plan, backward=False)

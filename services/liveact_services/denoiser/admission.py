@@ -150,12 +150,14 @@ class Admission:
         """Why the session cannot be taken now; None when it can. `memory`: bytes that all sessions together may take."""
         self._line = [expected for expected in self._line if expected.at + GRACE_S >= self._now()]
         wanted = self._demand(spec)
-        room = self._room(memory)
-        if self._expected(spec) is not None:
+        room, ahead = self._room(memory), self._line
+        if (mine := self._expected(spec)) is not None:
             lacks = room.lacks(wanted, PROMISED)
+            # It keeps its place in the line.
+            ahead = ahead[: ahead.index(mine)]
         else:
             lacks = room.lacks(wanted) or self._kept(wanted, memory)
-        return Refusal(lacks, self._retry_after_s(wanted, memory)) if lacks else None
+        return Refusal(lacks, self._retry_after_s(wanted, memory, ahead)) if lacks else None
 
     def admit(self, spec: SessionSpec) -> None:
         """The session is held from now on; if it was expected, it has come."""
@@ -231,13 +233,13 @@ class Admission:
 
     # ---- when there will be room -------------------------------------------------------------------------------------------
 
-    def _retry_after_s(self, wanted: Demand, memory: float) -> float:
-        """Seconds until there is room, behind those who were told to come back: the median of what may happen."""
+    def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float:
+        """Seconds until there is room, behind those of the line that are ahead: the median of what may happen."""
         lengths = self._lengths
         if not lengths.known:
             return UNKNOWN_RETRY_S
         held = self._going()
-        line = [(lengths.remaining(one.spec.tenant, 0.0), self._demand(one.spec)) for one in self._line]
+        line = [(lengths.remaining(one.spec.tenant, 0.0), self._demand(one.spec)) for one in ahead]
         # The same question gives the same answer.
         random = Random(0)
         waits = sorted(_one_future(self._room(memory), held, line, wanted, random) for _ in range(DRAWS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import flops, graph, memory
+from liveact_services.cli.bench import flops, graph, load, memory
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -17,3 +17,4 @@ def _group() -> None:
 app.command()(flops.flops)
 app.command()(graph.graph)
 app.command()(memory.memory)
+app.command()(load.load)
