@@ -52,6 +52,7 @@ protos: $(STAMP)  ## generate the Python stubs beside the .proto
 
 bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512
+	$(BIN)/liveact bench load
 	$(BIN)/liveact bench graph
 	$(BIN)/liveact bench memory
 	$(BIN)/liveact bench simulate

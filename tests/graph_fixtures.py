@@ -79,6 +79,8 @@ class Counts:
     """What was asked for, to tell what a recovery cost."""
 
     denoised: list[int] = field(default_factory=list)
+    due: list[float | None] = field(default_factory=list)
+    """Seconds each of them was given when it was sent."""
     decoded: list[int] = field(default_factory=list)
     adopted: list[tuple[Part, int]] = field(default_factory=list)
     opened: list[Part] = field(default_factory=list)
@@ -189,6 +191,7 @@ class ScriptedGraph:
                 await at.compute(self.denoise_s)
                 held.value = digest(held.value, features, plan.prompt)
                 self.counts.denoised.append(plan.block)
+                self.counts.due.append(plan.due_s)
                 self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value)
                 return digest("latents", held.value)
 
@@ -207,14 +210,16 @@ class ScriptedGraph:
         await latents.task
 
     def decode(
-        self, replica: str, spec: SessionSpec, block: int, latents: Making, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, plan: BlockPlan, latents: Making, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
         parts: asyncio.Queue[VideoPart | None] = asyncio.Queue()
+        block = plan.block
 
         async def decode(at: ScriptedReplica, value: bytes) -> None:
             held = at.held(spec.session)
             async with held.order.turn(block, attempt):
                 held.boundary = held.value
+                pictures: list[bytes] = []
                 for group in groups(block):
                     held.order.check(attempt)
                     await at.compute(self.part_s)
@@ -225,8 +230,11 @@ class ScriptedGraph:
                     )  # fmt: skip
                     if group[-1] == block_frames(block)[-1]:
                         held.boundary = held.value
+                    pictures += [digest(held.value, i) for i in group]
+                    last = plan.backward and group[-1] == block_frames(block)[-1]
+                    backward = [EncodedFrame(i, i == 0, digest("back", p)) for i, p in enumerate(pictures[::-1])]
                     if frames:
-                        parts.put_nowait(VideoPart(block, frames, StageTimes()))
+                        parts.put_nowait(VideoPart(block, frames, StageTimes(), tuple(backward) if last else ()))
                 self.counts.decoded.append(block)
                 self._export(at, Part.DECODER, spec.session, block + 1, held.value)
 

@@ -94,7 +94,7 @@ class ScriptedStages:
         self.submitted.append(asyncio.get_running_loop().time())
         self.most_unfinished = max(self.most_unfinished, len(self.plans) - self.finished)
         self._denoising = asyncio.create_task(self._denoise(plan.block, self._denoising))
-        return self._parts(plan.block, self._denoising)
+        return self._parts(plan, self._denoising)
 
     async def keep(self) -> None:
         pass
@@ -109,13 +109,16 @@ class ScriptedStages:
         if block == self.fails_at:
             raise RuntimeError(f"block {block} failed")
 
-    async def _parts(self, block: int, denoised: asyncio.Task[None]) -> AsyncIterator[VideoPart]:
+    async def _parts(self, plan: BlockPlan, denoised: asyncio.Task[None]) -> AsyncIterator[VideoPart]:
         await denoised
+        block = plan.block
         frames = [EncodedFrame(i, i == block_frames(block).start, b"%d" % i) for i in block_frames(block)]
         first = len(frames) % 4
+        backward = tuple(EncodedFrame(i, i == 0, f.data) for i, f in enumerate(reversed(frames)))
         for group in ([frames[:first]] if first else []) + [frames[i : i + 4] for i in range(first, len(frames), 4)]:
             await asyncio.sleep(self.part_s)
-            yield VideoPart(block, tuple(group), StageTimes())
+            last = plan.backward and group[-1] is frames[-1]
+            yield VideoPart(block, tuple(group), StageTimes(), backward if last else ())
         self.finished += 1
 
 

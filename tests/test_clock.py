@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from liveact_models.timeline import block_frames
-from liveact_services.conductor.clock import MARGIN_S, PLAYOUT_MARGIN_S, PlayClock
+from liveact_services.conductor.clock import MARGIN_S, PLAYOUT_MARGIN_S, RESTART_S, PlayClock
 
 FPS = 20
 
@@ -69,7 +69,30 @@ def test_one_quick_block_does_not_make_the_clock_forget_slow_ones(clock: PlayClo
     deliver(clock, wall, 1, at=102.0, took=0.1)
     shown = clock.shown_at(2)
     assert shown is not None
-    assert clock.latest(2) == pytest.approx(shown - MARGIN_S - 1.25 * (0.7 * 1.0 + 0.3 * 0.1))
+    assert clock.latest(2) == pytest.approx(shown - MARGIN_S - 1.25 * (0.9 * 1.0 + 0.1 * 0.1))
+
+
+def test_one_slow_block_is_reckoned_with_from_the_next_on(clock: PlayClock, wall: Wall) -> None:
+    deliver(clock, wall, 0, at=101.0, took=0.1)
+    deliver(clock, wall, 1, at=102.0, took=0.8)
+    shown = clock.shown_at(2)
+    assert shown is not None
+    assert clock.latest(2) == pytest.approx(shown - MARGIN_S - 1.25 * 0.8)
+
+
+def test_latents_are_wanted_before_the_block_is_shown_by_what_comes_after_them(clock: PlayClock, wall: Wall) -> None:
+    wall.now = 101.0
+    clock.delivered(0, started=100.5, tail_s=0.2)
+    shown = clock.shown_at(1)
+    assert shown is not None
+    assert clock.due_s(1) == pytest.approx(shown - 101.0 - 0.2 * 0.5 - MARGIN_S)
+
+
+def test_a_block_the_viewer_waits_for_already_is_wanted_soon(clock: PlayClock, wall: Wall) -> None:
+    assert clock.due_s(0) == RESTART_S
+    deliver(clock, wall, 0, at=101.0, took=0.2)
+    wall.now = 500.0
+    assert clock.due_s(1) == RESTART_S
 
 
 def test_a_block_in_time_moves_nothing_and_a_late_one_moves_all_after_it(clock: PlayClock, wall: Wall) -> None:

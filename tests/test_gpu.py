@@ -28,3 +28,28 @@ def latents(device: str, dtype: torch.dtype) -> np.ndarray:
 def test_a_gpu_makes_the_latents_of_the_cpu(dtype: torch.dtype, bound: float) -> None:
     ours, reference = latents("cuda", dtype), latents("cpu", torch.float32)
     assert np.linalg.norm(ours - reference) / np.linalg.norm(reference) <= bound
+
+
+def test_memory_that_sessions_take_is_taken_from_the_room_for_others() -> None:
+    from liveact_models.timeline import block_frames
+    from liveact_services.conductor.stages import Features
+    from liveact_services.denoiser.rank import Conditions, LocalRank
+    from stage_fixtures import session_spec
+
+    checkpoint = open_checkpoint("untrained")
+    model = checkpoint.config.transformer
+    rank = LocalRank(checkpoint, checkpoint.config.sampling, torch.device("cuda"), torch.float32)
+    empty = rank.room()
+    _, total = torch.cuda.mem_get_info()
+    assert 0 < empty <= total
+    spec = session_spec(session="s", width=128, height=128)
+    text, clip = np.zeros((5, model.text_dim), np.float32), np.zeros((model.clip_tokens, model.clip_dim), np.float32)
+    rank.open(spec, Conditions(text, clip, np.zeros((model.out_dim, 14, 16, 16), np.float32)))
+    rows = len(block_frames(0)) + 4
+    rank.begin("s", 0, Features(np.zeros((rows, model.audio_blocks, model.audio_channels), np.float32), 0.0), None)
+    while rank.advance("s") is None:
+        pass
+    assert rank._activations > 0
+    # The session's own memory is part of what all sessions together may take; what a step needs beside it is not.
+    assert rank.room() < empty
+    assert rank.memory_of(spec) == 2 * rank._states["s"].memory_bytes

@@ -16,6 +16,7 @@ from ray import serve
 
 from conftest import pcm16, tone
 from liveact.v1 import avatar_pb2 as pb
+from liveact_models.timeline import block_sound_frames
 from liveact_models.voice import VoiceBuffer
 from liveact_services.client import AvatarClient, RecordedVoice, speak
 from liveact_services.conductor.parts import Part
@@ -77,7 +78,9 @@ class Stage:
         self.asked.append(f"settle {session}")
         return 0
 
-    async def denoise(self, session: str, block: int, features: Any, text: Any, attempt: int) -> None:
+    async def denoise(
+        self, session: str, block: int, features: Any, text: Any, attempt: int, due_s: float | None
+    ) -> None:
         self.asked.append(f"denoise {session}")
 
     async def close(self, session: str) -> None:
@@ -97,6 +100,9 @@ class Stage:
 
     async def encode(self, voice: Any, block: int) -> np.ndarray:
         return np.zeros(1)
+
+    async def blocks(self, session: str, part: str) -> list[int]:
+        return []
 
     async def get(self, session: str, part: str, block: int) -> bytes:
         return b""
@@ -134,7 +140,9 @@ async def test_a_session_that_lost_its_denoiser_is_placed_anew_in_its_pool() -> 
     other, decoder = local("other"), local("decoder")
     graph = ServeGraph(StageHandles(other, other, other, denoisers, decoder, other))
     spec, part = session_spec(session="s", pool="gold"), Part.DENOISER
-    plan = BlockPlan(0, VoiceBuffer(RATE, FPS).window(0))
+    voice = VoiceBuffer(RATE, FPS)
+    voice.append(np.zeros(voice.boundary(block_sound_frames(0).stop), np.float32))
+    plan = BlockPlan(0, voice.window(0))
     replica = await graph.adopt(part, spec, 4, 1, replica=None, avoid="denoiser-gold-0")
     assert replica == "denoiser-gold-1"
     assert await graph.adopt(part, spec, 4, 2, replica=replica, avoid="") == replica

@@ -435,3 +435,46 @@ def test_a_session_that_closes_while_it_recovers_leaves_nothing_behind() -> None
         assert all(graph.holder(part) is None for part in Part)
 
     in_virtual_time(main())
+
+
+def test_a_block_that_is_made_again_is_due_when_it_first_was() -> None:
+    assert all(due is not None and due > 0 for due in EXPECTED[Pacing.REALTIME].graph.counts.due)
+    run = disturbed(when(reached(6), lambda graph: graph.kill(DENOISER)), Pacing.REALTIME)
+    assert_same(run, Pacing.REALTIME)
+    late = [due for due in run.graph.counts.due if due is not None and due < 0]
+    assert late, "what was lost is late when there is a replica again"
+    assert min(late) > -PATIENCE.place_s
+    fastest = disturbed(when(reached(6), lambda graph: graph.kill(DENOISER)))
+    assert set(fastest.graph.counts.due) == {None}
+
+
+async def looped(disturb: Callable[[ScriptedGraph], object]) -> tuple[Run, list[Moved]]:
+    """Half a minute of the idle clip, then a loss, and voice."""
+    loop, graph, spec = asyncio.get_running_loop(), ScriptedGraph(), session_spec(Pacing.REALTIME, Idle.LOOP)
+    stages = ResilientStages(graph, PATIENCE, graph.export_blocks, now=loop.time)
+    moves: list[Moved] = []
+    await stages.open(spec, PORTRAIT)
+    performance = Performance(spec, stages)  # type: ignore[arg-type]
+    stages.listen(lambda moved: moves.append(performance.conductor.as_shown(moved)))
+    await asyncio.sleep(30)
+    assert graph.counts.denoised == [0, 1, 2], "all else was played"
+    disturb(graph)
+    performance.conductor.hear("u", counted(6.0))
+    await performance.end()
+    await stages.close()
+    frames = [(f.index, f.data) for _, o in performance.outputs if isinstance(o, Video) for f in o.part.frames]
+    return Run(frames, performance.sound, [], graph), moves
+
+
+def test_a_session_that_plays_its_idle_clip_goes_on_where_the_picture_is() -> None:
+    expected, _ = in_virtual_time(looped(lambda graph: None))
+    run, moves = in_virtual_time(looped(lambda graph: [graph.kill(part) for part in Part]))
+    assert run.frames == expected.frames
+    assert [index for index, _ in run.frames] == list(range(len(run.frames)))
+    assert np.array_equal(run.sound, expected.sound)
+    # There was no export yet: the three blocks are made once more, those that were only played are not.
+    assert run.graph.counts.denoised == [0, 1, 2, *expected.graph.counts.denoised]
+    (moved,) = moves
+    assert set(moved.parts) == set(Part)
+    again = next(i for i, sound in enumerate(run.sound) if sound) / len(run.sound) * len(run.frames)
+    assert abs(moved.frame - again) <= 2 * len(block_frames(1)), "counted as it is shown, not as it is made"

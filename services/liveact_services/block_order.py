@@ -18,7 +18,8 @@ class BlockOrder:
     """
 
     def __init__(self, next_block: int = 0, attempt: int = 0) -> None:
-        self.last_used = time.monotonic()
+        self.last_used = self.last_made = time.monotonic()
+        """When somebody asked for the session, and when its last block was made."""
         self.next_block = next_block
         self._attempt = attempt
         self._holder: object | None = None
@@ -45,6 +46,7 @@ class BlockOrder:
             yield
             if self._holder is holder:
                 self.next_block += 1
+                self.last_made = time.monotonic()
         finally:
             if self._holder is holder:
                 self._holder = None
@@ -73,6 +75,11 @@ class BlockOrder:
         """The state stands before this block, whatever became of whoever has the turn."""
         self.next_block, self._holder = block, None
         self._wake()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a block is being made."""
+        return self._holder is not None
 
     def close(self) -> None:
         """Send away every block that waits."""

@@ -77,7 +77,9 @@ class SessionLimits(_Strict):
     """What a session may do and how long it lasts; seconds unless said."""
 
     max_sessions: Annotated[int, Field(ge=1)] = 8
-    """Sessions admitted on one Denoiser replica."""
+    """Sessions admitted on one Denoiser replica, however much room its device has."""
+    max_utilisation: Annotated[float, Field(gt=0)] = 0.85
+    """Share of a Denoiser's device that real-time sessions may take together, by the measured time of their blocks."""
     credit_frames: Annotated[int, Field(ge=64)] = 160
     """Frames sent beyond the last acknowledged one; five blocks."""
     ack_timeout_s: Annotated[float, Field(gt=0)] = 60
@@ -89,6 +91,8 @@ class SessionLimits(_Strict):
     detached_timeout_s: Annotated[float, Field(gt=0)] = 30
     """How long a session without a stream waits to be resumed."""
     max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    park_after_s: Annotated[float, Field(gt=0)] | None = None
+    """A session that has made no block for this long may be taken off its Denoiser's device; none: no session may."""
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096

@@ -32,10 +32,10 @@ class Stateful:
         if self._draining or self.held() >= self.capacity:
             self.turn_away(session)
 
-    def turn_away(self, session: str) -> NoReturn:
-        """Refuse a session, for whatever reason. Raises `ReplicaFull`."""
+    def turn_away(self, session: str, retry_after_s: float | None = None) -> NoReturn:
+        """Refuse a session, for whatever reason. Raises `ReplicaFull`, with the seconds until there is room if known."""
         self._turned_away.append((time.monotonic(), session))
-        raise ReplicaFull(replica_id())
+        raise ReplicaFull(replica_id(), *(() if retry_after_s is None else (retry_after_s,)))
 
     async def drain(self, draining: bool = True, let_go: bool = False) -> dict[str, Any]:
         """Take no new sessions, or again; with `let_go`, end once the last session has gone. Gives `drain_status`."""

@@ -37,6 +37,7 @@ class IdlePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     IDLE_POLICY_UNSPECIFIED: _ClassVar[IdlePolicy]
     IDLE_POLICY_ANIMATE: _ClassVar[IdlePolicy]
     IDLE_POLICY_HOLD: _ClassVar[IdlePolicy]
+    IDLE_POLICY_LOOP: _ClassVar[IdlePolicy]
 
 class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -80,6 +81,7 @@ PACING_FASTEST: Pacing
 IDLE_POLICY_UNSPECIFIED: IdlePolicy
 IDLE_POLICY_ANIMATE: IdlePolicy
 IDLE_POLICY_HOLD: IdlePolicy
+IDLE_POLICY_LOOP: IdlePolicy
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_ADMITTED: SessionState
 SESSION_STATE_READY: SessionState

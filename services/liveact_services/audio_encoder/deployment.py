@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from liveact_services.conductor.stages import Features
@@ -22,4 +24,6 @@ class AudioEncoder(Replica):
 
     async def encode(self, voice: BlockVoice, block: int) -> Features:
         """Features of the frames [start - 2, stop + 2) of the block."""
-        return await self.compute.run(encode_voice, self._encoder, voice, block, self.model_config.trained_fps)
+        came = time.monotonic()
+        features = await self.compute.run(encode_voice, self._encoder, voice, block, self.model_config.trained_fps)
+        return replace(features, held_s=time.monotonic() - came)

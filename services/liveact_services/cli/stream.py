@@ -38,7 +38,9 @@ def stream(
     prompt: options.Prompt = "",
     codec: Annotated[Codec, typer.Option(help="How frames travel.")] = Codec.H264,
     pacing: Annotated[Pacing, typer.Option(help="At speaking pace, or as fast as it goes.")] = Pacing.REALTIME,
-    idle: Annotated[Idle, typer.Option(help="While nobody speaks: live on, or stop the clock.")] = Idle.ANIMATE,
+    idle: Annotated[
+        Idle, typer.Option(help="While nobody speaks: live on, stop the clock, or play a few seconds back and forth.")
+    ] = Idle.ANIMATE,
     seed: options.Seed = 0,
     rate: Annotated[int, typer.Option(help="Samples a second of raw voice on stdin.")] = 16000,
     token: options.Token = None,

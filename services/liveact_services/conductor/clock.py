@@ -10,6 +10,8 @@ MARGIN_S = 0.15
 """Added to the measured time of a block: what a busy machine may take more."""
 PLAYOUT_MARGIN_S = 0.35
 """Added to what a player must buffer: what the blocks' way to it may vary."""
+RESTART_S = 0.5
+"""How soon a block is wanted for which the viewer already waits: the first, and one after the clock stood still."""
 
 
 class PlayClock:
@@ -27,6 +29,8 @@ class PlayClock:
         self.stalls = 0
         self.stalled_s = 0.0
         self._block_s = 0.0
+        self._tail_s = 0.0
+        """From a block's latents to its first frame, as it has been taking."""
 
     @property
     def playout_delay(self) -> float:
@@ -49,11 +53,23 @@ class PlayClock:
         shown = self.shown_at(block)
         return float("-inf") if shown is None else shown - 1.25 * self._block_s - MARGIN_S
 
-    def delivered(self, block: int, started: float) -> None:
-        """The first frames of the block, started at `started`, have gone out now."""
+    def due_s(self, block: int) -> float:
+        """Seconds from now until the block's latents are wanted, for it to be shown in time."""
+        shown = self.shown_at(block)
+        left = float("-inf") if shown is None else shown - self._tail_s - MARGIN_S - self.now()
+        return left if left > 0 else RESTART_S
+
+    def delivered(self, block: int, started: float, tail_s: float = 0.0) -> None:
+        """The first frames of the block, started at `started`, have gone out now; `tail_s` after its latents were there."""
+        took = self.now() - started
+        self._tail_s = max(0.7 * self._tail_s + 0.3 * tail_s, 0.5 * tail_s)
+        # At once up and slowly down: on a device shared with others the next block may have to wait as long as the slowest.
+        self._block_s = max(took, 0.9 * self._block_s + 0.1 * took)
+        self.sent(block)
+
+    def sent(self, block: int) -> None:
+        """The first frames of the block have gone out now, made for it or not."""
         moment = self.now()
-        took = moment - started
-        self._block_s = took if self._block_s == 0 else max(0.7 * self._block_s + 0.3 * took, 0.5 * took)
         due = self.shown_at(block)
         if self.origin is None or due is None:
             self.origin = moment + self.playout_delay - block_frames(block).start / self.fps

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from liveact_models.timeline import block_frames
+from liveact_models.timeline import BLOCK_FRAMES, block_frames, block_of_frame
 from liveact_services.conductor.clock import PlayClock
+from liveact_services.conductor.idle_loop import ClipBlock, IdleLoop, moved
 from liveact_services.conductor.outputs import Event, Happening, Output, Video
+from liveact_services.conductor.parts import Moved
 from liveact_services.conductor.speech import PlannedSound, Speech
 from liveact_services.conductor.stages import BlockPlan, Idle, Pacing, SessionSpec, Stages, VideoPart
 from liveact_services.errors import fail
@@ -30,6 +34,8 @@ class _Started:
     events: tuple[Event, ...]
     parts: AsyncIterator[VideoPart]
     at: float
+    made: bool = True
+    """False for one that is only shown again."""
 
 
 class Conductor:
@@ -56,6 +62,11 @@ class Conductor:
         self.acked_frames = 0
         self.planned_blocks = 0
         self._stages, self._emit, self._credit = stages, emit, credit_frames
+        self._loop = IdleLoop() if spec.idle is Idle.LOOP and spec.pacing is Pacing.REALTIME else None
+        self._made_blocks = 0
+        """Blocks sent through the stages; fewer than planned where idle ones were shown again."""
+        self._numbers: deque[tuple[int, int]] = deque(maxlen=4)
+        """Of the latest of them, as what they were made and as what they are shown."""
         self._prompts: list[tuple[float, str]] = []
         self._finishing = False
         self._paused = False
@@ -143,10 +154,47 @@ class Conductor:
                 return
             planned = self.speech.plan(block)
             self.planned_blocks += 1
-            prompt = self._prompt_for(block)
-            applied = () if prompt is None else (self._applied(block, prompt),)
-            parts = self._stages.submit(BlockPlan(block, planned.voice, prompt))
-            self._started.put_nowait(_Started(block, planned, planned.events + applied, parts, self.clock.now()))
+            self._started.put_nowait(self._start(block, planned))
+
+    def _start(self, block: int, planned: PlannedSound) -> _Started:
+        prompt = self._prompt_for(block)
+        applied = () if prompt is None else (self._applied(block, prompt),)
+        events, now = planned.events + applied, self.clock.now()
+        idle = self._idle(block, planned, prompt)
+        if isinstance(idle, AsyncIterator):
+            return _Started(block, planned, events, idle, now, made=False)
+        made, self._made_blocks = self._made_blocks, self._made_blocks + 1
+        due_s = None if self.spec.pacing is Pacing.FASTEST else self.clock.due_s(block)
+        parts = self._stages.submit(BlockPlan(made, planned.voice, prompt, due_s, backward=idle is not None))
+        self._numbers.append((made, block))
+        if made != block:
+            parts = moved(parts, made, block)
+        return _Started(block, planned, events, parts if idle is None else idle.keeping(parts), now)
+
+    def as_shown(self, move: Moved) -> Moved:
+        """The same, counted in what is shown: the stages do not know of blocks that are shown again."""
+        last, first = self._shift(move.block), self._shift(block_of_frame(move.frame))
+        return dataclasses.replace(move, block=move.block + last, frame=move.frame + first * BLOCK_FRAMES)
+
+    def _shift(self, made: int) -> int:
+        """How many blocks later a made block is shown than it would be if every block were made."""
+        if made >= self._made_blocks:
+            return self.planned_blocks - self._made_blocks
+        return next((shown - number for number, shown in reversed(self._numbers) if number <= made), 0)
+
+    def _idle(
+        self, block: int, planned: PlannedSound, prompt: str | None
+    ) -> ClipBlock | AsyncIterator[VideoPart] | None:
+        """What LOOP does with the block: keeps it, shows others in its place, or, as every other policy, nothing."""
+        if self._loop is None:
+            return None
+        if prompt is not None:
+            self._loop.forget()
+        # Voice right behind the block is heard in it already.
+        if any(planned.utterances) or self.speech.covers(block + 1):
+            self._loop.spoken()
+            return None
+        return self._loop.quiet(block)
 
     async def _deliver(self, room: asyncio.Semaphore) -> None:
         while (one := await self._started.get()) is not None:
@@ -159,7 +207,10 @@ class Conductor:
                     for event in one.events:
                         self._emit(event)
                     self._emit(one.planned.sound)
-                    self.clock.delivered(one.block, one.at)
+                    if one.made:
+                        self.clock.delivered(one.block, one.at, part.times.decode_s + part.times.encode_s)
+                    else:
+                        self.clock.sent(one.block)
                     self._changed.set()
                 spoken = one.planned.utterances[sent : sent + len(part.frames)]
                 sent += len(part.frames)

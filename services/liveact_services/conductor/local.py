@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import BlockPlan, Denoised, Features, SessionSpec, VideoPart
 from liveact_services.denoiser.rank import Conditions, LocalRank
+from liveact_services.denoiser.turns import Turns
 from liveact_services.encoders import encode_image, encode_reference, encode_text, encode_voice
 from liveact_services.replica import Compute
 from liveact_services.vae_decoder.decoding import Decoding
@@ -40,6 +42,7 @@ class LocalModels:
         self._config = checkpoint.config
         self.condition, self.hear, self.look = Compute("Conditioner"), Compute("AudioEncoder"), Compute("VaeEncoder")
         self.denoise, self.decode = Compute("Denoiser"), Compute("VaeDecoder")
+        self.turns = Turns(self.rank, self.denoise)
 
     def text(self, prompt: str) -> np.ndarray:
         return encode_text(self._text_encoder, prompt, self._config.transformer.text_len)
@@ -59,7 +62,7 @@ class LocalStages:
 
     def __init__(self, models: LocalModels) -> None:
         self._models = models
-        self._session = ""
+        self._spec: SessionSpec | None = None
         self._decoding: Decoding | None = None
         self._denoising, self._decoded = BlockOrder(), BlockOrder()
         self._blocks: set[asyncio.Task[Denoised]] = set()
@@ -80,7 +83,7 @@ class LocalStages:
             models.condition.run(models.image, portrait),
             models.look.run(models.reference, portrait),
         )
-        self._session = spec.session
+        self._spec = spec
         await models.denoise.run(models.rank.open, spec, Conditions(text, clip, reference))
         self._decoding = Decoding(models.vae_decoder, spec, models.device)
 
@@ -89,7 +92,7 @@ class LocalStages:
         assert self._decoding is not None
         denoised = asyncio.create_task(self._denoise(plan))
         self._blocks.add(denoised)
-        return self._decode(self._decoding, plan.block, denoised)
+        return self._decode(self._decoding, plan, denoised)
 
     async def keep(self) -> None:
         """Nothing forgets it here."""
@@ -103,21 +106,24 @@ class LocalStages:
         await asyncio.gather(*self._blocks, return_exceptions=True)
         self._blocks.clear()
         # On the thread that denoises, hence after whatever still runs there.
-        await self._models.denoise.run(self._models.rank.close, self._session)
+        if self._spec is not None:
+            await self._models.denoise.run(self._models.rank.close, self._spec.session)
 
     async def _denoise(self, plan: BlockPlan) -> Denoised:
-        models = self._models
+        models, spec = self._models, self._spec
+        assert spec is not None
+        due = None if plan.due_s is None else time.monotonic() + plan.due_s
         features = await models.hear.run(models.features, plan.voice, plan.block)
         text = None if plan.prompt is None else await models.condition.run(models.text, plan.prompt)
         async with self._denoising.turn(plan.block):
-            return await models.denoise.run(models.rank.denoise, self._session, plan.block, features, text)
+            return await models.turns.denoise(spec, plan.block, features, text, due)
 
     async def _decode(
-        self, decoding: Decoding, block: int, denoising: asyncio.Task[Denoised]
+        self, decoding: Decoding, plan: BlockPlan, denoising: asyncio.Task[Denoised]
     ) -> AsyncIterator[VideoPart]:
         denoised = await denoising
         self._blocks.discard(denoising)
-        async with self._decoded.turn(block):
-            parts = decoding.parts(block, denoised)
+        async with self._decoded.turn(plan.block):
+            parts = decoding.parts(plan.block, denoised, plan.backward)
             while (part := await self._models.decode.run(next, parts, None)) is not None:
                 yield part

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from liveact_services.placement.pins import ASK_AGAIN_S
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -30,6 +32,11 @@ class PartLost(Exception):
 
 class NoPlace(Exception):
     """No replica takes the session now."""
+
+    def __init__(self, text: str = "no replica takes the session", retry_after_s: float = ASK_AGAIN_S) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        """When to ask again."""
 
 
 class ExportRefused(Exception):
@@ -82,9 +89,9 @@ class Graph(Protocol):
         """Wait for latents; raises what their making raised."""
 
     def decode(
-        self, replica: str, spec: SessionSpec, block: int, latents: Latents, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, plan: BlockPlan, latents: Latents, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
-        """Start a block's video, of which the frames before `first_frame` are not wanted."""
+        """Start the video of a plan's block, of which the frames before `first_frame` are not wanted."""
 
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports of the part are held, the newest first."""

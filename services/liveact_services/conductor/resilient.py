@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -60,6 +61,7 @@ class ResilientStages:
         self._attempt = 0
         self._plans: dict[int, BlockPlan] = {}
         """Of every block from which the session may have to go on, one after the other."""
+        self._planned_at: dict[int, float] = {}
         self._latents: dict[int, Latents] = {}
         self._calls: dict[int, AsyncIterator[VideoPart]] = {}
         """Blocks on their way at the present attempt."""
@@ -96,9 +98,9 @@ class ResilientStages:
                     if part not in self._held:
                         self._held[part] = await self._graph.open(part, spec, portrait, self._attempt, "")
                 return
-            except NoPlace:
+            except NoPlace as full:
                 text = "every replica holds as many sessions as it can"
-                raise fail("CAPACITY", text, retry_after_s=ASK_AGAIN_S) from None
+                raise fail("CAPACITY", text, retry_after_s=full.retry_after_s) from None
             except PartLost as loss:
                 # A stage died with the call; which one does not matter, nothing was made yet.
                 self._check_patience(began, loss)
@@ -107,6 +109,7 @@ class ResilientStages:
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
         """Send the block through all its stages now; its parts arrive as they are decoded."""
         self._plans[plan.block] = plan
+        self._planned_at[plan.block] = self._now()
         # A recovery under way sends what is planned when it is done.
         if not self._recovering.locked():
             self._send(plan.block)
@@ -142,10 +145,18 @@ class ResilientStages:
         """Start the block at the present attempt; its latents may be there already."""
         denoiser, decoder = self.replicas
         if block not in self._latents:
-            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._plans[block], self._attempt)
+            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._due(block), self._attempt)
         self._calls[block] = self._graph.decode(
-            decoder, self._agreed, block, self._latents[block], self._next_frame, self._attempt
+            decoder, self._agreed, self._plans[block], self._latents[block], self._next_frame, self._attempt
         )
+
+    def _due(self, block: int) -> BlockPlan:
+        """The block's plan, as it is to be sent now."""
+        plan = self._plans[block]
+        if plan.due_s is None:
+            return plan
+        # A block that is made again is due when it first was, and has less time left or is late.
+        return dataclasses.replace(plan, due_s=plan.due_s - (self._now() - self._planned_at[block]))
 
     async def _deliver(self, block: int) -> AsyncIterator[VideoPart]:
         """The block's parts, each frame once, whatever is lost meanwhile."""
@@ -250,7 +261,7 @@ class ResilientStages:
         self._replayed = []
         denoiser, _ = self.replicas
         for block in range(denoised, min(decoded, newest + 1)):
-            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._plans[block], self._attempt)
+            self._latents[block] = self._graph.denoise(denoiser, self._agreed, self._due(block), self._attempt)
             self._replayed.append(self._latents[block])
         for block in range(decoded, newest + 1):
             self._send(block)
@@ -322,7 +333,7 @@ class ResilientStages:
             return
         safe = min((blocks[1] if len(blocks) > 1 else 0) for blocks in held)
         base = max(safe, self._newest + 1 - MAX_KEPT_BLOCKS)
-        for kept in (self._plans, self._latents):
+        for kept in (self._plans, self._planned_at, self._latents):
             for block in [b for b in kept if b < base]:
                 del kept[block]
         if base > 0:

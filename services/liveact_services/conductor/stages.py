@@ -37,6 +37,7 @@ class Idle(StrEnum):
 
     ANIMATE = "animate"
     HOLD = "hold"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class BlockPlan:
     voice: BlockVoice
     prompt: str | None = None
     """Set when the prompt changes with this block."""
+    due_s: float | None = None
+    """Seconds from its submission until its latents are wanted, so that it means the same by another machine's clock; None:
+    nobody waits for a moment."""
+    backward: bool = False
+    """Whether its frames are wanted from last to first as well."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class Features:
     array: np.ndarray
     """float32 [frames + 4, layers, dim]: the block's frames and two more on either side"""
     audio_s: float
+    held_s: float = 0.0
+    """From the call to the answer at the AudioEncoder, waiting included: so much of the block's time is gone."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,8 @@ class VideoPart:
     block: int
     frames: tuple[EncodedFrame, ...]
     times: StageTimes
+    backward: tuple[EncodedFrame, ...] = ()
+    """With a block's last part, where the plan asks: all of the block's frames from last to first, encoded by themselves."""
 
 
 class Stages(Protocol):

@@ -1,10 +1,11 @@
-"""Denoiser: holds the ConvKV sessions and denoises their blocks, one at a time, in the order they come."""
+"""Denoiser: holds the ConvKV sessions and denoises their blocks, step by step, in the order in which they are due."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
+from liveact_services.denoiser.turns import Turns
 from liveact_services.placement.pins import ReplicaGone
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
@@ -25,6 +28,14 @@ if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
 
+@dataclass
+class _Held:
+    """One session here."""
+
+    spec: SessionSpec
+    order: BlockOrder = field(default_factory=BlockOrder)
+
+
 class Denoiser(StatefulReplica):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
@@ -32,29 +43,35 @@ class Denoiser(StatefulReplica):
         super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
         sampling = config.sampling(self.model_config)
         self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
-        self._orders: dict[str, BlockOrder] = {}
-        self._exporter = Exporter(put_into(vault, Part.DENOISER), config.sessions.export_blocks)
+        self._turns = Turns(self._ranks, self.compute)
+        limits = config.sessions
+        self._admission = Admission(
+            limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
+        )  # fmt: skip
+        self._sessions: dict[str, _Held] = {}
+        self._exporter = Exporter(put_into(vault, Part.DENOISER), limits.export_blocks)
 
     async def open(
         self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray, attempt: int = 0
     ) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
-        Raises `ReplicaFull` when as many sessions are held as the config allows, or when it is drained.
+        Raises `ReplicaFull` when the device has no time or memory for it, when as many sessions are held as the config allows,
+        or when it is drained.
         """
-        async with self._admitted(spec.session):
+        async with self._admitted(spec) as held:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
-            self._orders[spec.session] = BlockOrder(0, attempt)
+            held.order = BlockOrder(0, attempt)
         return replica_id()
 
-    async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int) -> str:
-        """Go on from an export, here, whether the session was held or not; gives this replica's id.
+    async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int = 0) -> str:
+        """Go on from an export, here, whether the session was held, parked or elsewhere; gives this replica's id.
 
-        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull`.
+        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull` as `open` does.
         """
-        async with self._admitted(spec.session):
+        async with self._admitted(spec) as held:
             block = await self.compute.run(self._ranks.adopt, spec, exported)
-            self._orders[spec.session] = BlockOrder(block, attempt)
+            held.order = BlockOrder(block, attempt)
         return replica_id()
 
     async def settle(self, session: str, attempt: int) -> int:
@@ -62,75 +79,129 @@ class Denoiser(StatefulReplica):
 
         Raises `ReplicaGone` for a session not held here.
         """
-        order = self._order(session)
+        order = self._held(session).order
         order.supersede(attempt)
         await order.idle()
-        # A call that was cancelled gave its turn back while its block went on being made.
+        # A call that was cancelled gave its turn back, and its block may have been at its last step.
         order.put_at(await self.compute.run(self._ranks.position, session))
         return order.next_block
 
+    async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
+        """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
+        self._admission.expect(spec, retry_after_s)
+
     async def denoise(
-        self, session: str, block: int, features: Features, text: np.ndarray | None, attempt: int = 0
+        self,
+        session: str,
+        block: int,
+        features: Features,
+        text: np.ndarray | None,
+        attempt: int = 0,
+        due_s: float | None = None,
     ) -> Denoised:
-        """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here."""
-        async with self._order(session).turn(block, attempt):
-            denoised = await self.compute.run(self._ranks.denoise, session, block, features, text)
+        """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here.
+
+        `due_s`: seconds, when the block was submitted, until they were wanted; None: they are made in the background.
+        """
+        held = self._held(session)
+        due = None if due_s is None else time.monotonic() + due_s - features.held_s
+        async with held.order.turn(block, attempt):
+            denoised = await self._turns.denoise(held.spec, block, features, text, due)
             self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session))
             return denoised
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
-        self._order(session)
+        self._held(session)
         return await self.compute.run(self._ranks.export, session)
+
+    async def rested(self) -> list[str]:
+        """The sessions that have made no block for `sessions.park_after_s`, longest at rest first; none unless configured."""
+        after = self.config.sessions.park_after_s
+        if after is None:
+            return []
+        latest = time.monotonic() - after
+        orders = {session: held.order for session, held in self._sessions.items()}
+        resting = [s for s, order in orders.items() if not order.busy and order.last_made <= latest]
+        return sorted(resting, key=lambda session: orders[session].last_made)
+
+    async def park(self, session: str) -> bytes:
+        """Take a session at rest off the device: its export, with which `adopt` goes on here or elsewhere.
+
+        Its place is free from then on. Raises `ReplicaGone` for a session not held here, and `ValueError` when a block is being
+        made or was while the export was written: the session then stays.
+        """
+        order = self._held(session).order
+        busy, block = order.busy, order.next_block
+        exported = await self.compute.run(self._ranks.export, session)
+        if busy or order.busy or order.next_block != block:
+            raise ValueError(f"session {session} is making a block: parked are those at rest")
+        if self._forget(session, ended=False):
+            await self.compute.run(self._ranks.close, session)
+        return exported
 
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
-        self._order(session)
+        self._held(session)
 
     async def close(self, session: str) -> None:
         """Forget a session; closing one twice, or one never held, is no error."""
-        order = self._orders.pop(session, None)
-        if order is not None:
-            order.close()
+        if self._forget(session):
             await self.compute.run(self._ranks.close, session)
 
     def held(self) -> int:
         """How many sessions are here."""
-        return len(self._orders)
+        return len(self._sessions)
 
     async def sessions(self) -> list[str]:
         """The sessions held."""
-        return list(self._orders)
+        return list(self._sessions)
+
+    def _forget(self, session: str, ended: bool = True) -> bool:
+        """Send away what waits of the session and give its place back; False when it is not held.
+
+        `ended`: it has lasted as long as it was to, so that its length says something.
+        """
+        held = self._sessions.pop(session, None)
+        if held is None:
+            return False
+        held.order.close()
+        self._admission.release(session, ended)
+        return True
 
     @asynccontextmanager
-    async def _admitted(self, session: str) -> AsyncIterator[None]:
+    async def _admitted(self, spec: SessionSpec) -> AsyncIterator[_Held]:
         """A place for the session, given back if it does not come to hold it.
 
         Raises `ReplicaFull`, but not for a session that is here already, drained or not.
         """
         await self._sweep()
-        known = session in self._orders
-        if not known:
-            self.require_room(session)
+        room = await self.compute.run(self._ranks.room)
+        if (known := self._sessions.get(spec.session)) is not None:
+            known.order.close()
         else:
-            self._orders[session].close()
-        self._orders[session] = BlockOrder()
+            # A drained replica takes nobody later either: it tells no time.
+            if not self._draining and (refusal := self._admission.refusal(spec, room)) is not None:
+                self.turn_away(spec.session, refusal.retry_after_s)
+            self.require_room(spec.session)
+            self._admission.admit(spec)
+        held = self._sessions[spec.session] = _Held(spec)
         try:
-            yield
+            yield held
         except BaseException:
-            self._orders.pop(session, None)
-            await self.compute.run(self._ranks.close, session)
+            self._forget(spec.session, ended=False)
+            await self.compute.run(self._ranks.close, spec.session)
             raise
 
     async def _sweep(self) -> None:
         """Drop the sessions whose Gateway has died."""
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        for session in [s for s, order in self._orders.items() if order.last_used < oldest]:
+        for session in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
             await self.close(session)
 
-    def _order(self, session: str) -> BlockOrder:
-        order = self._orders.get(session)
-        if order is None:
+    def _held(self, session: str) -> _Held:
+        held = self._sessions.get(session)
+        if held is None:
             raise ReplicaGone(f"session {session} is not held here")
-        order.last_used = time.monotonic()
-        return order
+        held.order.last_used = time.monotonic()
+        return held

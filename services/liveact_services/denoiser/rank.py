@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,8 +47,26 @@ class RankGroup(Protocol):
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
         """Make the session's state; gives its bytes."""
 
-    def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
-        """The block's latents; commits the state. `text` replaces the prompt from this block on."""
+    def steps(self, session: str) -> int:
+        """Diffusion steps of each of the session's blocks. From any thread."""
+
+    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
+        """Get ready to denoise the block, in place of one begun before. `text` replaces the prompt from this block on."""
+
+    def advance(self, session: str) -> Denoised | None:
+        """The next step of the session's block; the last one commits the state and gives the latents.
+
+        Between two steps other sessions may take theirs. Until the last the session is what it was before `begin`.
+        """
+
+    def give_up(self, session: str) -> None:
+        """Forget the session's unfinished block; none is no error."""
+
+    def memory_of(self, spec: SessionSpec) -> int:
+        """Bytes of device memory that such a session takes while a block of it is made. From any thread."""
+
+    def room(self) -> float:
+        """Bytes of device memory that all sessions together may take; inf where the device has none of its own."""
 
     def adopt(self, spec: SessionSpec, exported: bytes) -> int:
         """Go on from an export, whether the session is held or not; gives the block before which it stands.
@@ -68,6 +87,30 @@ class RankGroup(Protocol):
         """Forget the session; an unknown one is no error."""
 
 
+@dataclass
+class _UnderWay:
+    """A session's unfinished block."""
+
+    state: SessionState
+    """What the session becomes: a copy, since the block may be given up."""
+    steps: Generator[int, None, torch.Tensor]
+    audio_s: float
+    remaining: int
+    spent_s: float = 0.0
+
+    def advance(self) -> torch.Tensor | None:
+        """One step; after the last the commit, and the latents."""
+        next(self.steps)
+        self.remaining -= 1
+        if self.remaining:
+            return None
+        try:
+            next(self.steps)
+        except StopIteration as done:
+            return done.value
+        raise RuntimeError("a block has more steps than its sampling says")
+
+
 class LocalRank:
     """One rank: the whole transformer on one device of this process."""
 
@@ -79,7 +122,11 @@ class LocalRank:
         self._device, self._dtype = device, dtype
         transformer = checkpoint.load_transformer(device=str(device), dtype=dtype)
         self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling)
+        self._config, self._sampling = checkpoint.config, sampling
+        self._activations = 0
+        """Most bytes that a step has taken and given back."""
         self._states: dict[str, SessionState] = {}
+        self._under_way: dict[str, _UnderWay] = {}
         self._lock = threading.Lock()
 
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
@@ -92,19 +139,71 @@ class LocalRank:
             self._states[spec.session] = state
         return state.memory_bytes
 
-    def denoise(self, session: str, block: int, features: Features, text: np.ndarray | None) -> Denoised:
-        state = self._state(session)
+    def steps(self, session: str) -> int:
+        return self._state(session).sampling.num_steps
+
+    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
         began = time.perf_counter()
+        # Tensors are replaced, never written into: this copy costs nothing, and until it is put in its place nothing happened.
+        state = dataclasses.replace(self._state(session))
         if text is not None:
             self._denoiser.set_prompt(state, self._tensor(text), state.prompt_version + 1)
-        latents = self._denoiser.denoise(state, block, self._tensor(features.array)).float().cpu().numpy()
-        return Denoised(latents, features.audio_s, time.perf_counter() - began)
+        steps = self._denoiser.steps(state, block, self._tensor(features.array))
+        under_way = _UnderWay(state, steps, features.audio_s, state.sampling.num_steps)
+        under_way.spent_s = time.perf_counter() - began
+        self._under_way[session] = under_way
+
+    def advance(self, session: str) -> Denoised | None:
+        block = self._under_way.get(session)
+        if block is None:
+            raise ReplicaGone(f"session {session} was closed while its block was made")
+        began = time.perf_counter()
+        try:
+            with self._watching_memory():
+                latents = block.advance()
+        except BaseException:
+            del self._under_way[session]
+            raise
+        if latents is None:
+            # Kernels still queued would be counted to whoever comes next.
+            self._wait_for_device()
+            block.spent_s += time.perf_counter() - began
+            return None
+        array = latents.float().cpu().numpy()
+        del self._under_way[session]
+        with self._lock:
+            self._states[session] = block.state
+        return Denoised(array, block.audio_s, block.spent_s + time.perf_counter() - began)
+
+    def give_up(self, session: str) -> None:
+        self._under_way.pop(session, None)
+
+    def memory_of(self, spec: SessionSpec) -> int:
+        from liveact_models.memory import memory_bytes
+
+        with self._lock:
+            alike = [s.memory_bytes for s in self._states.values() if (s.width, s.height) == (spec.width, spec.height)]
+        expected = memory_bytes(self._config, spec.width, spec.height, self._dtype, self._sampling.guided)
+        # While a block is made there are the memory it reads and the one it writes.
+        return 2 * max(expected, *alike, 0)
+
+    def room(self) -> float:
+        import torch
+
+        if self._device.type != "cuda":
+            return float("inf")
+        free, _ = torch.cuda.mem_get_info(self._device)
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        with self._lock:
+            held = sum(state.memory_bytes for state in self._states.values())
+        return free + kept + held - self._activations
 
     def adopt(self, spec: SessionSpec, exported: bytes) -> int:
         state = self._denoiser.adopt(exported)
         found, wanted = (state.width, state.height, state.seed), (spec.width, spec.height, spec.seed)
         if found != wanted:
             raise StateError("STATE_FORMAT", f"width, height and seed are {found}; the session's are {wanted}")
+        self.give_up(spec.session)
         with self._lock:
             self._states[spec.session] = state
         return state.block
@@ -120,6 +219,7 @@ class LocalRank:
         return dataclasses.replace(self._state(session)).export
 
     def close(self, session: str) -> None:
+        self.give_up(session)
         with self._lock:
             self._states.pop(session, None)
 
@@ -129,6 +229,24 @@ class LocalRank:
         if state is None:
             raise ReplicaGone(f"session {session} is not held here")
         return state
+
+    @contextmanager
+    def _watching_memory(self) -> Iterator[None]:
+        import torch
+
+        if self._device.type != "cuda":
+            yield
+            return
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield
+        self._activations = max(self._activations, torch.cuda.max_memory_allocated(self._device) - before)
+
+    def _wait_for_device(self) -> None:
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return tensor(array, self._device, self._dtype)

@@ -237,6 +237,7 @@ class LiveSession:
     def _moved(self, moved: Moved) -> None:
         """The session goes on elsewhere: the record says where, and the client how long that took."""
         self.ledger.placed(self._stages)
+        moved = self.conductor.as_shown(moved)
         text = f"another {' and another '.join(moved.parts)} took over after {moved.stall_s:.2f} s"
         at = moved.frame / self.spec.fps
         self._emit(Event(Happening.MIGRATED, at, block=moved.block, stall_s=moved.stall_s, message=text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from liveact_models.blob import StateError
 from liveact_services.conductor.parts import ExportRefused, Latents, NoPlace, Part, PartLost
 from liveact_services.conductor.resilient import Patience, ResilientStages
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
-from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
+from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
 if TYPE_CHECKING:
@@ -55,11 +55,17 @@ class ServeGraph:
             clip = self._handles.conditioner.image.remote(portrait)
             arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait))  # type: ignore[assignment]
         with _losses():
-            return await _place(
-                spec.session,
-                avoid,
-                lambda key: handle.options(session_id=key).open.remote(spec, *arguments, attempt=attempt),
-            )
+            try:
+                return await _place(
+                    spec.session,
+                    avoid,
+                    lambda key: handle.options(session_id=key).open.remote(spec, *arguments, attempt=attempt),
+                )
+            except NoRoom as full:
+                # A session that lost its replica asks again by itself, and soon: only a client is told a time.
+                if attempt == 0 and part is Part.DENOISER:
+                    await self._promise(spec, full)
+                raise
 
     async def adopt(
         self, part: Part, spec: SessionSpec, block: int, attempt: int, *, replica: str | None, avoid: str
@@ -84,7 +90,7 @@ class ServeGraph:
         features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
         text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
         pinned = self._pinned(Part.DENOISER, replica, spec)
-        return pinned.denoise.remote(spec.session, plan.block, features, text, attempt)
+        return pinned.denoise.remote(spec.session, plan.block, features, text, attempt, plan.due_s)
 
     async def made(self, latents: Latents) -> None:
         """Wait for latents. Raises `PartLost`."""
@@ -92,11 +98,11 @@ class ServeGraph:
             await latents
 
     def decode(
-        self, replica: str, spec: SessionSpec, block: int, latents: Latents, first_frame: int, attempt: int
+        self, replica: str, spec: SessionSpec, plan: BlockPlan, latents: Latents, first_frame: int, attempt: int
     ) -> AsyncIterator[VideoPart]:
         """Start a block's video; its parts arrive as they are decoded. Iterating raises `PartLost`."""
         pinned = self._pinned(Part.DECODER, replica, spec).options(stream=True)
-        return _parts(pinned.decode.remote(spec.session, block, latents, first_frame, attempt))
+        return _parts(pinned.decode.remote(spec.session, plan.block, latents, first_frame, attempt, plan.backward))
 
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports are held, the newest first. Raises `PartLost`."""
@@ -118,6 +124,12 @@ class ServeGraph:
         with _losses():
             await self._vault(session).forget.remote(session)
 
+    async def _promise(self, spec: SessionSpec, full: NoRoom) -> None:
+        """Tell the replica that has room first that the client is told so."""
+        if full.first:
+            with suppress(PartLost), _losses():
+                await self._pinned(Part.DENOISER, full.first, spec).expect.remote(spec, full.retry_after_s)
+
     def _handle(self, part: Part, spec: SessionSpec) -> DeploymentHandle:
         return self._handles.denoisers[spec.pool] if part is Part.DENOISER else self._handles.vae_decoder
 
@@ -128,17 +140,29 @@ class ServeGraph:
         return self._handles.vault.options(session_id=session)
 
 
+class NoRoom(NoPlace):
+    """Every replica has refused a session."""
+
+    def __init__(self, waits: Mapping[str, float | None]) -> None:
+        """`waits`: in how many seconds each replica that refused expects to have room."""
+        known = {replica: wait for replica, wait in waits.items() if wait is not None}
+        self.first = min(known, key=lambda replica: known[replica]) if known else ""
+        """The replica that has room first, where one knows."""
+        super().__init__(retry_after_s=known[self.first] if known else ASK_AGAIN_S)
+
+
 async def _place(session: str, avoid: str, call: Callable[[str], Awaitable[str]]) -> str:
-    """Ask one replica after the other until one takes the session; gives that replica's id. Raises `NoPlace`."""
-    refused = (avoid,) if avoid else ()
+    """Ask one replica after the other until one takes the session; gives that replica's id. Raises `NoRoom`."""
+    refused: dict[str, float | None] = {avoid: None} if avoid else {}
     while True:
         try:
-            return await call(str(Pin(session, None, refused)))
+            return await call(str(Pin(session, None, tuple(refused))))
         except ReplicaFull as full:
             # Ray raises a class made of both errors; what the replica said is in the cause.
-            refused = (*refused, getattr(full, "cause", full).args[0])
+            replica, *wait = getattr(full, "cause", full).args
+            refused[replica] = wait[0] if wait else None
         except NoReplica:
-            raise NoPlace("no replica takes the session") from None
+            raise NoRoom(refused) from None
 
 
 async def _parts(parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:

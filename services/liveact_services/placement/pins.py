@@ -23,7 +23,10 @@ class Superseded(Exception):
 
 
 class ReplicaFull(Exception):
-    """A replica refused to admit a session; another may take it. Its argument is the id of the replica that refused."""
+    """A replica refused to admit a session; another may take it.
+
+    Its arguments are the id of the replica that refused and, where it knows, in how many seconds it probably has room.
+    """
 
 
 class NoReplica(Exception):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from liveact_models import blob
 from liveact_models.blob import StateError
@@ -31,18 +34,21 @@ class Decoding:
         self._vae, self._device, self._spec = vae, device, spec
         self._cache = vae.new_cache() if cache is None else cache
         self._at_boundary = list(self._cache.slots)
-        self._encoder = frame_encoder(spec.codec, spec.width, spec.height, spec.fps)
+        self._new_encoder = partial(frame_encoder, spec.codec, spec.width, spec.height, spec.fps)
+        self._encoder = self._new_encoder()
         self.next_block = block
 
-    def parts(self, block: int, denoised: Denoised, first_frame: int = 0) -> Iterator[VideoPart]:
+    def parts(
+        self, block: int, denoised: Denoised, first_frame: int = 0, backward: bool = False
+    ) -> Iterator[VideoPart]:
         """The block's video; each step decodes one latent frame and encodes its frames from `first_frame` on.
 
-        The first part carries what the block cost before; `first_frame` is a key frame where it lies inside the block. Raises
-        `ValueError` at the call for a block out of its turn.
+        The first part carries what the block cost before, the last, if asked, all of the block's frames backwards; `first_frame`
+        is a key frame where it lies inside the block. Raises `ValueError` at the call for a block out of its turn.
         """
         if block != self.next_block:
             raise ValueError(f"block {block} came while block {self.next_block} is next")
-        return self._parts(block, denoised, first_frame)
+        return self._parts(block, denoised, first_frame, backward)
 
     def rewind(self) -> int:
         """Back to the last block boundary, giving up what was decoded since; gives the block that comes next."""
@@ -80,14 +86,19 @@ class Decoding:
         model = {"fingerprint": fingerprint, "vae": type(vae).__name__}
         return {"part": "decoder", "width": spec.width, "height": spec.height, **model}
 
-    def _parts(self, block: int, denoised: Denoised, first_frame: int) -> Iterator[VideoPart]:
+    def _parts(self, block: int, denoised: Denoised, first_frame: int, backward: bool) -> Iterator[VideoPart]:
         latents = tensor(denoised.latents, self._device)
         before = StageTimes(audio_s=denoised.audio_s, denoise_s=denoised.denoise_s)
         frames = block_frames(block)
         index, key = frames.start, max(frames.start, first_frame)
+        pictures: list[np.ndarray] = []
         for latent in latents.unbind(dim=1):
-            part, made = self._part(block, index, latent, key)
-            index += made
+            part, rgb = self._part(block, index, latent, key)
+            index += len(rgb)
+            if backward:
+                pictures += list(rgb)
+                if index == frames.stop:
+                    part = self._with_backward(part, pictures)
             before += part.times
             if index == frames.stop:
                 # Before the last part is given: whoever has it may ask for the next block.
@@ -96,8 +107,8 @@ class Decoding:
                 yield replace(part, times=before)
                 before = StageTimes()
 
-    def _part(self, block: int, index: int, latent: torch.Tensor, first: int) -> tuple[VideoPart, int]:
-        """The frames of a latent frame that are wanted, those from `first` on, and how many it has in all."""
+    def _part(self, block: int, index: int, latent: torch.Tensor, first: int) -> tuple[VideoPart, np.ndarray]:
+        """The frames of a latent frame that are wanted, those from `first` on, and all its pictures."""
         from liveact_models.vae import to_rgb
 
         began = time.perf_counter()
@@ -106,4 +117,18 @@ class Decoding:
         wanted = [(index + i, picture) for i, picture in enumerate(rgb) if index + i >= first]
         frames = tuple(EncodedFrame(i, i == first, self._encoder.encode(rgb, i, i == first)) for i, rgb in wanted)
         times = StageTimes(decode_s=decoded - began, encode_s=time.perf_counter() - decoded)
-        return VideoPart(block, frames, times), len(rgb)
+        return VideoPart(block, frames, times), rgb
+
+    def _with_backward(self, part: VideoPart, pictures: list[np.ndarray]) -> VideoPart:
+        """The part with the block's frames from last to first.
+
+        By an encoder of their own, so that the session's own stream is what it would be without them: they too start with a
+        key frame and refer to nothing else, and can be shown between any two blocks.
+        """
+        began = time.perf_counter()
+        encoder = self._new_encoder()
+        frames = tuple(
+            EncodedFrame(i, i == 0, encoder.encode(rgb, i, i == 0)) for i, rgb in enumerate(reversed(pictures))
+        )
+        times = part.times + StageTimes(encode_s=time.perf_counter() - began)
+        return replace(part, backward=frames, times=times)

@@ -68,16 +68,23 @@ class VaeDecoder(StatefulReplica):
         return held.order.next_block
 
     async def decode(
-        self, session: str, block: int, denoised: Denoised, first_frame: int = 0, attempt: int = 0
+        self,
+        session: str,
+        block: int,
+        denoised: Denoised,
+        first_frame: int = 0,
+        attempt: int = 0,
+        backward: bool = False,
     ) -> AsyncIterator[VideoPart]:
         """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it.
 
-        Frames before `first_frame` are decoded and left out. Raises `Superseded` when another attempt begins meanwhile.
+        Frames before `first_frame` are decoded and left out. `backward`: with the last part, all of the block's frames from last
+        to first. Raises `Superseded` when another attempt begins meanwhile.
         """
         held = self._held(session)
         # A block may be denoised before its predecessor's last frames are decoded.
         async with held.order.turn(block, attempt):
-            parts = held.decoding.parts(block, denoised, first_frame)
+            parts = held.decoding.parts(block, denoised, first_frame, backward)
             while True:
                 held.order.check(attempt)
                 if (part := await self.compute.run(next, parts, None)) is None:

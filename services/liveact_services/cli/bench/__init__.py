@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, flops, graph, memory, simulate
+from liveact_services.cli.bench import chaos, flops, graph, load, memory, simulate
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -18,4 +18,5 @@ app.command()(chaos.chaos)
 app.command()(flops.flops)
 app.command()(graph.graph)
 app.command()(memory.memory)
+app.command()(load.load)
 app.command()(simulate.simulate)

@@ -1,0 +1,43 @@
+"""What a block takes on this device, as measured while it runs."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW = 32
+"""Blocks of a size that are remembered."""
+OUTLIERS = 0.1
+"""Share of them, the slowest, that is left out: the first after a start, or one that something else held up."""
+
+
+class BlockCosts:
+    """Device seconds of a block by picture size.
+
+    The frame rate changes how often a session needs a block, not what one takes, so it is no part of the class.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, deque[float]] = {}
+        """By pixels of a frame."""
+
+    def record(self, width: int, height: int, block_s: float) -> None:
+        """A block of this size took so long on the device."""
+        self._seconds.setdefault(width * height, deque(maxlen=WINDOW)).append(block_s)
+
+    def block_s(self, width: int, height: int) -> float | None:
+        """What a block of this size takes; None while no block of any size was measured.
+
+        A size not seen yet is judged by the nearest one that was, never as cheaper than it can be: linear in the pixels for a
+        smaller one, and quadratic, as attention is, for a larger one.
+        """
+        pixels = width * height
+        if not self._seconds:
+            return None
+        near = min(self._seconds, key=lambda seen: max(seen / pixels, pixels / seen))
+        ratio = pixels / near
+        return _typical(self._seconds[near]) * (ratio**2 if ratio > 1 else ratio)
+
+
+def _typical(seconds: deque[float]) -> float:
+    kept = sorted(seconds)[: max(1, round(len(seconds) * (1 - OUTLIERS)))]
+    return sum(kept) / len(kept)
