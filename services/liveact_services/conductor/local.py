@@ -124,6 +124,6 @@ class LocalStages:
         denoised = await denoising
         self._blocks.discard(denoising)
         async with self._decoded.turn(plan.block):
-            parts = decoding.parts(plan.block, denoised, plan.backward)
+            parts = decoding.parts(plan.block, denoised, backward=plan.backward)
             while (part := await self._models.decode.run(next, parts, None)) is not None:
                 yield part
