@@ -14,7 +14,7 @@ from ray.serve.config import RequestRouterConfig
 
 from conftest import Service
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
-from liveact_services.placement.router import SessionRouter
+from liveact_services.placement.router import SessionRouter, VaultRouter
 
 
 @pytest.mark.parametrize("key", ["s", "s@replica", "s!first", "s!first!second"])
@@ -108,3 +108,31 @@ async def test_a_session_does_not_move_when_its_replica_dies(holder: Any) -> Non
         else:
             pytest.fail(f"a pinned call was answered by {answer}")
     assert await holder.options(session_id=str(Pin("b", first))).who.remote() == first
+
+
+# ---- where exports go
+
+
+async def test_all_calls_of_a_session_reach_one_vault_and_only_those_of_a_dead_one_move(service: Service) -> None:
+    deployment = serve.deployment(
+        holder_class(), name="Vaults", num_replicas=3, ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=1,
+        request_router_config=RequestRouterConfig(request_router_class=VaultRouter),
+    )  # fmt: skip
+    handle = await asyncio.to_thread(serve.run, deployment.bind(), name="vaults", route_prefix=None)
+    try:
+        sessions = [f"s{n}" for n in range(24)]
+
+        async def places() -> dict[str, str]:
+            asked = serve.get_app_handle("vaults")
+            return {s: await asked.options(session_id=s).who.remote() for s in sessions}
+
+        before = await places()
+        assert await places() == before
+        assert len(set(before.values())) == 3
+        dead = before["s0"]
+        with pytest.raises(Exception, match=r"died|unavailable"):
+            await handle.options(session_id="s0").die.remote()
+        after = await places()
+        assert {s for s in sessions if after[s] != before[s]} == {s for s in sessions if before[s] == dead}
+    finally:
+        await asyncio.to_thread(serve.delete, "vaults")
