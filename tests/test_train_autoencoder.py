@@ -13,9 +13,8 @@ import torch
 
 from liveact_models.config import PRESETS, TinyVaeConfig, VaeConfig
 from liveact_models.training import TrainingError
-from liveact_models.training.autoencoder import AutoencoderStage, watched
+from liveact_models.training.autoencoder import AutoencoderOptions, AutoencoderStage, watched
 from liveact_models.training.crops import Crops, draw_shots
-from liveact_models.training.decoder import DecoderStage
 from liveact_models.training.loop import train
 from liveact_models.training.picture_bank import MOUTH, PictureBank, Shots, Window, save_shard
 from liveact_models.training.principal import begin_with, components
@@ -232,29 +231,10 @@ def test_training_improves_pictures_and_ships_standard_latents(run, world):
     torch.testing.assert_close(latents.std(dim=(1, 2, 3)), torch.ones(16), atol=1e-2, rtol=0)
 
 
-def test_the_decoder_changes_and_the_latents_stay(run, world):
-    trained(recipe("autoencoder", steps=2), run)
-    before = run.load_product("vae")
-    options = {"crops": CROPS, "begin": 2, "judged": 2, "channels": (8, 16)}
-    _, told = trained(recipe("decoder", steps=4, options=options), run)
-    after = run.load_product("vae")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert before.keys() == after.keys()
-    assert all(name.startswith("decoder.") for name in changed)
-    assert len(changed) > 10
-    heard = {status.step: status.metrics["adversarial"] for status in told if status.metrics}
-    assert heard[2] == 0
-    assert heard[3] != 0
-
-
-@pytest.mark.parametrize("stage", ["autoencoder", "decoder"])
-def test_stopped_and_resumed_is_unbroken(stage, world, tmp_path):
-    options = {"crops": CROPS} | ({"judged": 2, "begin": 1, "channels": (8, 16)} if stage == "decoder" else {})
-    what, weights = recipe(stage, steps=4, options=options), []
+def test_stopped_and_resumed_is_unbroken(world, tmp_path):
+    what, weights = recipe("autoencoder", steps=4), []
     for name, stops in (("unbroken", ()), ("broken", (1, 2))):
         run = run_beside(world, tmp_path / name)
-        if stage == "decoder":
-            trained(recipe("autoencoder", steps=1), run)
         for steps in stops:
             asked = iter(range(1, 10))
             status, _ = trained(what, run, stop=lambda asked=asked, steps=steps: next(asked) == steps)
@@ -262,16 +242,6 @@ def test_stopped_and_resumed_is_unbroken(stage, world, tmp_path):
         trained(what, run)
         weights.append(run.load_product("vae"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_some_latents_are_left_as_they_are_and_the_others_disturbed_each_in_its_way(run):
-    trained(recipe("autoencoder", steps=1), run)
-    stage = DecoderStage(recipe("decoder", batch=64), run, CPU)
-    latents = torch.randn(64, 16, 2, 4, 4)
-    errors = (stage._perturbed(latents, 0, Workers()) - latents).square().mean(dim=(1, 2, 3, 4)).sqrt()
-    assert 10 < int((errors == 0).sum()) < 45
-    assert errors.max() > 0.3
-    assert len(set(errors[errors > 0].tolist())) == int((errors > 0).sum())
 
 
 def test_pictures_show_truth_above_what_was_made(run):
@@ -309,12 +279,9 @@ def test_a_world_that_is_missing_or_damaged_is_named(tmp_path):
         PictureBank(tmp_path)
 
 
-@pytest.mark.parametrize("stage", [AutoencoderStage, DecoderStage])
-def test_the_shipped_recipes_are_read(stage):
-    name = stage.__name__.removesuffix("Stage").lower()
+def test_the_shipped_recipes_are_read():
     for preset in ("smoke", "tiny"):
-        shipped = shipped_recipe(preset, name)
-        shipped.read_options(type(stage.__init__.__globals__[f"{stage.__name__.removesuffix('Stage')}Options"]()))
+        shipped_recipe(preset, "autoencoder").read_options(AutoencoderOptions)
 
 
 def test_an_empty_mouth_is_no_error() -> None:

@@ -37,8 +37,11 @@ def train_forcings(
     for forcing in FORCINGS:
         folder = _beside(run, forcing)
         recipe = shipped_recipe(preset, "stage1")
-        options = {**recipe.options, "forcing": forcing}
-        recipe = recipe.model_copy(update={"steps": steps, "options": options, "compile": compile})
+        options = {**recipe.options, "forcing": forcing, "first_clips": 0}
+        schedule = recipe.schedule.model_copy(update={"cycles": 1})
+        recipe = recipe.model_copy(
+            update={"steps": steps, "options": options, "schedule": schedule, "compile": compile}
+        )
         if not _train(folder, recipe, partial(report, forcing), stop):
             return
         _train(folder, shipped_recipe(preset, "package"), lambda status: None, stop)

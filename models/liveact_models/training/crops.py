@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +48,11 @@ def check_crops(crops: Crops, bank: PictureBank) -> None:
 
 def draw_shots(bank: PictureBank, crops: Crops, recipe: Recipe, step: int, workers: Workers) -> Shots:
     """This worker's samples of a step, as the key (seed, step, sample) has them."""
-    samples = workers.samples(recipe.batch)
-    side = crops.side
-    if rng(recipe.seed, step).random() < crops.whole:
-        side = bank.size
-        samples = samples[: max(1, len(samples) * crops.side**2 // side**2)]
+    side, samples = draw_side(bank, crops, recipe, step, workers)
     windows, flips, colours = [], [], []
     for sample in samples:
         chance = rng(recipe.seed, step, sample)
-        windows.append(_window(bank, crops, side, chance))
+        windows.append(draw_window(bank, crops, side, chance))
         flips.append(bool(chance.random() < MIRRORED))
         order = chance.permutation(3) if chance.random() < crops.recoloured else np.arange(3)
         colours.append(torch.from_numpy(order))
@@ -64,7 +61,18 @@ def draw_shots(bank: PictureBank, crops: Crops, recipe: Recipe, step: int, worke
     return shots.changed(torch.tensor(flips, device=device), torch.stack(colours).to(device))
 
 
-def _window(bank: PictureBank, crops: Crops, side: int, chance: np.random.Generator) -> Window:
+def draw_side(
+    bank: PictureBank, crops: Crops, recipe: Recipe, step: int, workers: Workers
+) -> tuple[int, Sequence[int]]:
+    """The side of a step's windows, and this worker's samples: fewer where whole pictures are seen, as many pixels."""
+    samples = workers.samples(recipe.batch)
+    if rng(recipe.seed, step).random() >= crops.whole:
+        return crops.side, samples
+    return bank.size, samples[: max(1, len(samples) * crops.side**2 // bank.size**2)]
+
+
+def draw_window(bank: PictureBank, crops: Crops, side: int, chance: np.random.Generator) -> Window:
+    """A window of `side` pixels on something that the shares of `crops` ask for."""
     clip, start = int(chance.integers(len(bank))), int(chance.integers(bank.frames - crops.frames + 1))
     middle = _middle(bank, crops, clip, start + crops.frames // 2, chance) + chance.uniform(-1, 1, 2) * crops.jitter
     x, y = np.clip(np.round(middle - side / 2), 0, bank.size - side).astype(int)

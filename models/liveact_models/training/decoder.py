@@ -1,7 +1,7 @@
 """The stage `decoder`: the decoder once more, against a discriminator, for pictures as sharp as the truth.
 
-The encoder is frozen, so that latents stay what the transformer knows. The decoder sees them clean, noisy and blurred, the
-last as a denoiser makes them where it is unsure.
+The encoder is frozen, so that latents stay what the transformer knows. The decoder sees true latents, and those that the
+transformer makes where it is unsure, each beside the picture that was meant (`liveact_models.training.predictions`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from liveact_models.training.autoencoder import OUTER, tiny_vae_config, watched
+from liveact_models.training.autoencoder import OUTER, WATCHED, tiny_vae_config
 from liveact_models.training.compiling import compiled
-from liveact_models.training.crops import Crops, check_crops, draw_shots
-from liveact_models.training.draws import generator, rng
+from liveact_models.training.crops import Crops, check_crops, draw_side, draw_window
+from liveact_models.training.draws import rng
 from liveact_models.training.loop import Stage
 from liveact_models.training.optim import optimizers_for
-from liveact_models.training.picture_bank import PictureBank
+from liveact_models.training.picture_bank import Shots, Window
+from liveact_models.training.prediction_bank import PredictionBank, on_the_grid
 from liveact_models.training.recipe import Recipe
-from liveact_models.training.reconstruction import (
-    Losses,
-    comparison,
-    measures,
-    reconstruct,
-    reconstruction,
-    reconstruction_losses,
-)
+from liveact_models.training.reconstruction import Losses, comparison, measures, reconstruction_losses
 from liveact_models.training.run_folder import RunFolder
 from liveact_models.training.workers import Workers
 from liveact_models.vae import TinyVae
@@ -45,24 +39,21 @@ class DecoderOptions:
     """Options of the recipe."""
 
     crops: Crops = field(default_factory=Crops)
+    """Nothing is mirrored or recoloured here: the latents could not follow."""
     losses: Losses = field(default_factory=Losses)
-    adversarial: float = 0.05
-    """Weight of the discriminator's verdict."""
+    adversarial: float = 0.8
+    """Norm of the discriminator's gradient on the pixels, as a share of the reconstruction's (VQGAN, Esser et al., 2021)."""
     features: float = 0.5
     """Weight of the difference between what the discriminator sees in both."""
     begin: int = 100
     """Steps in which the discriminator learns before it is listened to."""
-    judged: int = 8
+    judged: int = 6
     """Pairs of frames of each sample that the discriminator judges."""
-    clean: float = 0.4
-    """Share of samples whose latents are left as they are."""
-    noise: float = 0.2
-    """Highest deviation of the noise on the others."""
-    blur: float = 0.5
-    """Highest share of the mean over neighbours in the others."""
+    predicted: float = 0.7
+    """Share of samples whose latents are the transformer's."""
     channels: tuple[int, ...] = (48, 64, 96)
     """Of the discriminator; each level has half the side of the one before."""
-    discriminator_lr: float = 4e-4
+    discriminator_lr: float = 1e-3
 
 
 class DecoderStage(Stage):
@@ -71,8 +62,8 @@ class DecoderStage(Stage):
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
         super().__init__(recipe, run, device)
         self.options = options = recipe.read_options(DecoderOptions)
-        self.bank = PictureBank(run.world).to(device)
-        check_crops(options.crops, self.bank)
+        self.bank = PredictionBank(run.predictions).to(device)
+        check_crops(options.crops, self.bank.pictures)
         self.vae = TinyVae(tiny_vae_config(recipe)).to(device)
         self.vae.load_state_dict(run.load_product("vae"))
         self.vae.encoder.requires_grad_(False)
@@ -93,23 +84,27 @@ class DecoderStage(Stage):
         self._decode = compiled(self.vae.decode_clips, recipe.compile)
 
     def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        shots = draw_shots(self.bank, self.options.crops, self.recipe, step, workers)
+        latents, shots = self._draw(step, workers)
         with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                latents = self._perturbed(self.vae.encode_clips(shots.video), step, workers)
             video = self._decode(latents)
         first = rng(self.recipe.seed, step).choice(video.shape[2] - 1, self.options.judged, replace=False)
-        true, made = (pairs(clips, first) for clips in (shots.video, video))
+        # The losses meet at the pixels, where they are weighed; the decoder is gone through once, with their sum.
+        pixels = video.detach().requires_grad_(True)
+        true, made = (pairs(clips, first) for clips in (shots.video, pixels))
         with torch.autocast(self.device.type, torch.bfloat16):
             verdict = hinge(self.discriminator(true)[-1], self.discriminator(made.detach())[-1])
         verdict.backward()
         self.optimize(workers, "discriminator")
-        losses = reconstruction_losses(video, shots, self.options.losses) | self._told_apart(true, made, step)
-        loss = torch.stack(list(losses.values())).sum()
-        loss.backward()
+        losses = reconstruction_losses(pixels, shots, self.options.losses)
+        (pull,) = torch.autograd.grad(torch.stack(list(losses.values())).sum(), pixels)
+        if step >= self.options.begin:
+            told = self._told_apart(true, made)
+            losses |= told
+            pull = pull + self._weighed(told, pixels, pull)
+        video.backward(pull)
         measured = measures(video, shots)
         return {
-            "loss": loss.item(),
+            "loss": float(sum(value.item() for value in losses.values())),
             **{name: value.item() for name, value in losses.items()},
             "verdict": verdict.item(),
             "psnr": measured["psnr"],
@@ -119,20 +114,28 @@ class DecoderStage(Stage):
 
     def finish(self) -> None:
         with self.averaged():
-            measured = reconstruction(self.vae, watched(self.recipe, self.bank))
+            measured = measures(self._shown_video(), self._shown()[1])
         decoder = {f"decoder.{name}": value for name, value in self.averaged_state("decoder").items()}
         metadata = {name: f"{value:.4f}" for name, value in measured.items()}
         self.run.save_product("vae", self.vae.state_dict() | decoder, metadata)
 
     def pictures(self, step: int) -> dict[str, NDArray[np.uint8]]:
-        shots = watched(self.recipe, self.bank)
         with self.averaged():
-            return {"reconstruction": comparison(reconstruct(self.vae, shots), shots.video)}
+            return {"predictions": comparison(self._shown_video(), self._shown()[1].video)}
 
-    def _told_apart(self, true: Tensor, made: Tensor, step: int) -> dict[str, Tensor]:
-        """What the discriminator says of the decoder's pictures [N, 6, H, W]; zero until it is listened to."""
-        if step < self.options.begin:
-            return {name: made.new_zeros(()) for name in ("adversarial", "features")}
+    def _draw(self, step: int, workers: Workers) -> tuple[Tensor, Shots]:
+        """Latents [B, 16, F, h, w] of this worker's samples and the pictures they shall become."""
+        crops, pictures = self.options.crops, self.bank.pictures
+        side, samples = draw_side(pictures, crops, self.recipe, step, workers)
+        windows, predicted = [], []
+        for sample in samples:
+            chance = rng(self.recipe.seed, step, sample)
+            windows.append(on_the_grid(draw_window(pictures, crops, side, chance), pictures.size))
+            predicted.append(bool(chance.random() < self.options.predicted))
+        return self.bank.latents(windows, torch.tensor(predicted)), self.bank.shots(windows)
+
+    def _told_apart(self, true: Tensor, made: Tensor) -> dict[str, Tensor]:
+        """What the discriminator says of the decoder's pictures [N, 6, H, W]."""
         with torch.autocast(self.device.type, torch.bfloat16):
             *features, verdict = self.discriminator(made)
             with torch.no_grad():
@@ -140,23 +143,24 @@ class DecoderStage(Stage):
         apart = [
             (a.float() - b.float()).abs().mean() / b.float().abs().mean() for a, b in zip(features, wanted, strict=True)
         ]
-        return {
-            "adversarial": -self.options.adversarial * verdict.float().mean(),
-            "features": self.options.features * torch.stack(apart).mean(),
-        }
+        return {"adversarial": -verdict.float().mean(), "features": self.options.features * torch.stack(apart).mean()}
 
-    def _perturbed(self, latents: Tensor, step: int, workers: Workers) -> Tensor:
-        """Latents [B, Z, F, h, w], each sample's blurred and noisy to a degree of its own or left as it is."""
-        options = self.options
-        blurred = functional.avg_pool3d(functional.pad(latents, (1,) * 6, mode="replicate"), 3, stride=1)
-        perturbed = []
-        for sample, clear, soft in zip(workers.samples(self.recipe.batch), latents, blurred, strict=False):
-            chance = generator(self.recipe.seed, step, sample, device=self.device)
-            left, noise, blur = torch.rand(3, generator=chance, device=self.device)
-            degree = (left >= options.clean).to(latents.dtype)
-            noisy = options.noise * noise * torch.randn(clear.shape, generator=chance, device=self.device)
-            perturbed.append(clear + degree * (options.blur * blur * (soft - clear) + noisy))
-        return torch.stack(perturbed)
+    def _weighed(self, told: dict[str, Tensor], pixels: Tensor, pull: Tensor) -> Tensor:
+        """The gradient of what the discriminator says; the verdict's as long as `adversarial` of the pixels' own, `pull`."""
+        (verdict,) = torch.autograd.grad(told["adversarial"], pixels, retain_graph=True)
+        (features,) = torch.autograd.grad(told["features"], pixels)
+        return features + self.options.adversarial * pull.norm() / verdict.norm().clamp_min(1e-8) * verdict
+
+    def _shown(self) -> tuple[Tensor, Shots]:
+        """Whole clips of the bank, as the transformer made them."""
+        pictures = self.bank.pictures
+        clips = np.linspace(0, len(pictures) - 1, WATCHED).astype(int).tolist()
+        windows = [Window(clip, 0, 0, pictures.size, 0, self.options.crops.frames) for clip in clips]
+        return self.bank.latents(windows, torch.ones(WATCHED, dtype=torch.bool)), self.bank.shots(windows)
+
+    @torch.no_grad()
+    def _shown_video(self) -> Tensor:
+        return self.vae.decode_clips(self._shown()[0])
 
 
 class Discriminator(nn.Module):

@@ -42,6 +42,16 @@ class LatentsOptions:
     processes: int = 2
     """They draw, speak and encode."""
 
+    @property
+    def frames(self) -> int:
+        """Video frames of a clip."""
+        return block_frames(self.blocks - 1).stop
+
+
+def clip_seed(recipe: Recipe, clip: int) -> int:
+    """The seed of the bank's clip of that number, for `make_clip`."""
+    return recipe.seed * 1_000_000 + clip
+
 
 class LatentsStage(Stage):
     """Encodes `steps` shards of `batch` clips, on every worker; shards that are there are kept."""
@@ -75,8 +85,11 @@ class LatentsStage(Stage):
     def _order(self, shard: int) -> None:
         if shard in self._ahead or (self.run.latents / SHARD.format(shard)).exists():
             return
-        first = self.recipe.seed * 1_000_000 + shard * self.recipe.batch
-        self._ahead[shard] = [self._pool.submit(_encode_clip, first + index) for index in range(self.recipe.batch)]
+        first = shard * self.recipe.batch
+        self._ahead[shard] = [
+            self._pool.submit(_encode_clip, clip_seed(self.recipe, clip))
+            for clip in range(first, first + self.recipe.batch)
+        ]
 
 
 class ClipEncoder:
@@ -157,16 +170,16 @@ def to_video(frames: NDArray[np.uint8]) -> Tensor:
 
 _encoder: ClipEncoder
 """Of a pool's process."""
-_size: int
+_options: LatentsOptions
 
 
 def _open_encoder(products: str, options: LatentsOptions) -> None:
-    global _encoder, _size
+    global _encoder, _options
     torch.set_num_threads(1)
-    _encoder, _size = ClipEncoder(open_checkpoint(products), options.blocks), options.size
+    _encoder, _options = ClipEncoder(open_checkpoint(products), options.blocks), options
 
 
 def _encode_clip(seed: int) -> dict[str, NDArray[np.float16]]:
     """The clip of that seed, drawn, spoken and encoded."""
-    clip = make_clip(seed, block_frames(_encoder.blocks - 1).stop, "train", _size)
+    clip = make_clip(seed, _options.frames, "train", _options.size)
     return {name: value.numpy() for name, value in _encoder.encode(clip, clip.frames()).items()}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from liveact_models.checkpoint import save_checkpoint
 from liveact_models.checkpoint.layouts import MODULES
@@ -54,5 +54,6 @@ def _halve(path: Path) -> None:
         for name, tensor in load_file(path).items()
     }
     part = path.with_suffix(".part")
-    save_file(tensors, part)
+    # Not save_file: what that writes only its owner may read, and this is a file to hand on.
+    part.write_bytes(save(tensors))
     part.replace(path)

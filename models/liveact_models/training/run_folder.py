@@ -67,7 +67,7 @@ class Status:
 class RunFolder:
     """Paths and small files of one run. The heavy files are its stages' own.
 
-    world/, latents/, checkpoints/<stage>/, tensorboard/<stage>/, products/<module>.safetensors; and for the loop:
+    world/, latents/, predictions/, checkpoints/<stage>/, tensorboard/<stage>/, products/<module>.safetensors; and for the loop:
     run.json (which recipes), recipes/<stage>.yaml (as begun), status/<stage>.json, train.log.
     """
 
@@ -75,6 +75,7 @@ class RunFolder:
         self.path = Path(path).absolute()
         self.world = self.path / "world"
         self.latents = self.path / "latents"
+        self.predictions = self.path / "predictions"
         self.products = self.path / "products"
         self.tensorboard = self.path / "tensorboard"
         self.log = self.path / "train.log"
@@ -85,8 +86,8 @@ class RunFolder:
         mine = {"format": FORMAT, "preset": recipe.preset, "model": recipe.model}
         if self._begun() is None:
             _write(self.path / "run.json", json.dumps(mine))
-        if not self._recipe(recipe.name).exists():
-            _write(self._recipe(recipe.name), yaml.safe_dump(recipe.bound(), sort_keys=False))
+        if not self.recipe(recipe.name).exists():
+            _write(self.recipe(recipe.name), yaml.safe_dump(recipe.bound(), sort_keys=False))
 
     def check(self, recipe: Recipe) -> None:
         """Raise `RunError` where this folder, or the stage in it, was begun with another recipe; writes nothing."""
@@ -97,9 +98,9 @@ class RunFolder:
                     f"{self.path} was begun with {name} {begun.get(name)!r}, the recipe of {recipe.name} has "
                     f"{value!r}: name another folder with --run"
                 )
-        if not self._recipe(recipe.name).exists():
+        if not self.recipe(recipe.name).exists():
             return
-        then, now = yaml.safe_load(self._recipe(recipe.name).read_text()), recipe.bound()
+        then, now = yaml.safe_load(self.recipe(recipe.name).read_text()), recipe.bound()
         for name in (*now, *then):
             if then.get(name) != now.get(name):
                 raise RunError(
@@ -115,7 +116,7 @@ class RunFolder:
     def forget(self, stage: str) -> None:
         """Remove a stage's checkpoints, status and recipe, so that it begins anew; products stay until it is done."""
         self.checkpoints(stage).clear()
-        for path in (self._recipe(stage), self._status(stage)):
+        for path in (self.recipe(stage), self._status(stage)):
             path.unlink(missing_ok=True)
 
     def checkpoints(self, stage: str) -> Checkpoints:
@@ -198,7 +199,8 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is damaged ({error}): name another folder with --run") from None
 
-    def _recipe(self, stage: str) -> Path:
+    def recipe(self, stage: str) -> Path:
+        """The recipe a stage was begun with."""
         return self.path / "recipes" / f"{stage}.yaml"
 
     def _status(self, stage: str) -> Path:

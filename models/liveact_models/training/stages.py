@@ -21,6 +21,7 @@ STAGES = {
     "latents": "liveact_models.training.latents:LatentsStage",
     "stage1": "liveact_models.training.neighbor:NeighborStage",
     "stage2": "liveact_models.training.distill:DistillStage",
+    "predictions": "liveact_models.training.predictions:PredictionsStage",
     "decoder": "liveact_models.training.decoder:DecoderStage",
     "package": "liveact_models.training.package:PackageStage",
 }
@@ -31,6 +32,7 @@ ABOUT = {
     "latents": "the world as latents and features",
     "stage1": "the transformer, by Neighbor Forcing",
     "stage2": "three steps and the ConvKV memory, by distillation",
+    "predictions": "clips as the transformer makes them, beside the truth",
     "decoder": "sharp pictures from latents",
     "package": "the checkpoint folder",
 }
