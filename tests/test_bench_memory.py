@@ -94,6 +94,8 @@ def test_an_interrupt_shows_what_was_measured(tmp_path):
 import os, signal, sys
 from liveact_models.pipeline import Performance
 from liveact_services.cli.main import app
+# Whoever started the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 made = []
 next_block = Performance.next_block
 def counted(self):
