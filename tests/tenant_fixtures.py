@@ -102,7 +102,7 @@ async def redis_url(valkey: EmbeddedValkey) -> AsyncIterator[str]:
 async def serving(redis_url: str, **fields: Any) -> AsyncIterator[Serving]:
     """A Gateway configured so, on a free port."""
     config = load_config(**fields)
-    handles: Any = dict.fromkeys(("conditioner", "audio_encoder", "vae_encoder", "vae_decoder"))
+    handles: Any = dict.fromkeys(("conditioner", "audio_encoder", "vae_encoder", "vae_decoder", "vault"))
     denoisers: Any = dict.fromkeys(config.denoisers)
     gateway = Gateway(config, PRESETS["tiny"], "untrained", redis_url, denoisers=denoisers, **handles)
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 32 * 1024 * 1024)])
