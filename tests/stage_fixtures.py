@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from liveact_models.timeline import block_frames
+from liveact_models.timeline import block_frames, block_sound_frames
+from liveact_models.voice import VoiceBuffer
 from liveact_services.conductor.clock import PlayClock
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
@@ -40,6 +41,19 @@ def session_spec(
 def counted(seconds: float, first: int = 1, rate: int = RATE) -> np.ndarray:
     """Voice in which every sample is another number, so that none is lost, doubled or moved unseen."""
     return np.arange(first, first + round(seconds * rate), dtype=np.float32)
+
+
+def noise_portrait() -> np.ndarray:
+    """A picture float32 [3, 32, 32] that no two pixels of are alike."""
+    return np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+
+
+def hummed_plans(blocks: int, prompts: Mapping[int, str]) -> list[BlockPlan]:
+    """The first blocks of a session that hears a tone, with another prompt from each of those named on."""
+    voice = VoiceBuffer(RATE, FPS)
+    seconds = np.arange(voice.boundary(block_sound_frames(blocks - 1).stop)) / RATE
+    voice.append((0.3 * np.sin(2 * np.pi * 220 * seconds)).astype(np.float32))
+    return [BlockPlan(block, voice.window(block), prompts.get(block)) for block in range(blocks)]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from liveact_models.blob import StateError
-from liveact_models.timeline import block_frames, block_sound_frames
-from liveact_models.voice import VoiceBuffer
+from liveact_models.timeline import block_frames
 from liveact_services import stateful
 from liveact_services.conductor.local import LocalModels
 from liveact_services.conductor.parts import Moved, Part, PartLost
@@ -27,7 +26,7 @@ from liveact_services.vae_decoder import deployment as vae_decoder
 from liveact_services.vae_decoder.decoding import Decoding
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vault.deployment import Vault
-from stage_fixtures import FPS, RATE, session_spec
+from stage_fixtures import FPS, hummed_plans, noise_portrait, session_spec
 
 BLOCKS = 7
 CONFIG = ServiceConfig(checkpoint="untrained", sessions={"export_blocks": 2})  # type: ignore[arg-type]
@@ -36,16 +35,12 @@ DENOISER, DECODER = Part.DENOISER, Part.DECODER
 
 @pytest.fixture(scope="module")
 def portrait() -> np.ndarray:
-    return np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    return noise_portrait()
 
 
 @pytest.fixture(scope="module")
 def plans() -> list[BlockPlan]:
-    voice = VoiceBuffer(RATE, FPS)
-    seconds = np.arange(voice.boundary(block_sound_frames(BLOCKS - 1).stop)) / RATE
-    voice.append((0.3 * np.sin(2 * np.pi * 220 * seconds)).astype(np.float32))
-    prompts = {2: "She laughs.", 5: "He frowns."}
-    return [BlockPlan(b, voice.window(b), prompts.get(b)) for b in range(BLOCKS)]
+    return hummed_plans(BLOCKS, {2: "She laughs.", 5: "He frowns."})
 
 
 class VaultHandle:

@@ -15,7 +15,16 @@ from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.local import LocalModels, LocalStages
 from liveact_services.conductor.outputs import Happening, Output, Sound, Video
 from liveact_services.conductor.stages import BlockPlan, Codec, Idle, Pacing, SessionSpec, VideoPart
-from stage_fixtures import FPS, RATE, Performance, ScriptedStages, counted, in_virtual_time, session_spec
+from stage_fixtures import (
+    FPS,
+    RATE,
+    Performance,
+    ScriptedStages,
+    counted,
+    in_virtual_time,
+    noise_portrait,
+    session_spec,
+)
 
 CLIP = (1, 2)
 """The blocks of the first clip: block 0 is shorter, and the first in which nobody speaks is not kept."""
@@ -174,7 +183,7 @@ class Recorded:
 
 async def looped(models: LocalModels, codec: Codec) -> tuple[list[BlockPlan], list[Output]]:
     """Idle for nine blocks, then a second of voice; the viewer is in a hurry, and shows everything at once."""
-    portrait = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    portrait = noise_portrait()
     spec, stages = loop_spec(codec=codec), Recorded(models)
     await stages.open(spec, portrait)
     outputs: list[Output] = []
@@ -219,9 +228,7 @@ async def test_the_models_make_three_blocks_and_go_on_as_if_there_had_been_no_lo
 
     # The same blocks, one after the other and nothing between them.
     again = LocalStages(models)
-    await again.open(
-        loop_spec(codec=Codec.RGB), np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
-    )
+    await again.open(loop_spec(codec=Codec.RGB), noise_portrait())
     made = []
     for plan in plans:
         plain = dataclasses.replace(plan, backward=False)

@@ -34,7 +34,7 @@ from liveact_services.sessions import (
     embedded,
 )
 from liveact_services.sessions.names import new_id
-from stage_fixtures import FPS, RATE, ScriptedStages, session_spec
+from stage_fixtures import FPS, RATE, ScriptedStages, noise_portrait, session_spec
 
 pytest_plugins = ["session_fixtures"]
 
@@ -42,7 +42,7 @@ READY, STREAMING, DETACHED, CLOSED, EXPIRED, FAILED = (
     SessionState.READY, SessionState.STREAMING, SessionState.DETACHED,
     SessionState.CLOSED, SessionState.EXPIRED, SessionState.FAILED,
 )  # fmt: skip
-PORTRAIT = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+PORTRAIT = noise_portrait()
 
 
 def voice(seconds: float) -> bytes:

@@ -8,30 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from liveact_models.timeline import block_frames, block_sound_frames
-from liveact_models.voice import VoiceBuffer
+from liveact_models.timeline import block_frames
 from liveact_services.conductor.local import LocalModels, LocalStages
 from liveact_services.conductor.stages import BlockPlan, Codec, EncodedFrame, VideoPart
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment as denoiser
 from liveact_services.placement.pins import ReplicaGone
 from liveact_services.vae_decoder import deployment as vae_decoder
-from stage_fixtures import FPS, RATE, session_spec
+from stage_fixtures import hummed_plans, noise_portrait, session_spec
 
 BLOCKS = 4
 
 
 @pytest.fixture(scope="module")
 def portrait() -> np.ndarray:
-    return np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    return noise_portrait()
 
 
 @pytest.fixture(scope="module")
 def plans() -> list[BlockPlan]:
-    voice = VoiceBuffer(RATE, FPS)
-    seconds = np.arange(voice.boundary(block_sound_frames(BLOCKS - 1).stop)) / RATE
-    voice.append((0.3 * np.sin(2 * np.pi * 220 * seconds)).astype(np.float32))
-    return [BlockPlan(b, voice.window(b), "She laughs." if b == 2 else None) for b in range(BLOCKS)]
+    return hummed_plans(BLOCKS, {2: "She laughs."})
 
 
 async def made(stages: LocalStages, plans: list[BlockPlan]) -> list[EncodedFrame]:

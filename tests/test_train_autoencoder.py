@@ -15,17 +15,16 @@ from liveact_models.config import PRESETS, TinyVaeConfig, VaeConfig
 from liveact_models.training import TrainingError
 from liveact_models.training.autoencoder import AutoencoderOptions, AutoencoderStage, watched
 from liveact_models.training.crops import Crops, draw_shots
-from liveact_models.training.loop import train
 from liveact_models.training.picture_bank import MOUTH, PictureBank, Shots, Window, save_shard
 from liveact_models.training.principal import begin_with, components
 from liveact_models.training.products import open_products
 from liveact_models.training.recipe import Recipe, RecipeError, shipped_recipe
 from liveact_models.training.reconstruction import Losses, comparison, measures, reconstruction, reconstruction_losses
-from liveact_models.training.run_folder import RunFolder, Status
-from liveact_models.training.stages import open_stage
+from liveact_models.training.run_folder import RunFolder
 from liveact_models.training.workers import Workers
 from liveact_models.training.world import film
 from liveact_models.vae import TinyVae
+from training_stages import trained, unbroken_and_broken
 
 CPU = torch.device("cpu")
 SIZE, FRAMES = 48, 5
@@ -49,11 +48,6 @@ def recipe(stage: str, **changes: Any) -> Recipe:
         "log_every": 1, "checkpoint_minutes": 1000, "options": {"crops": CROPS},
     }  # fmt: skip
     return Recipe.model_validate(values | changes)
-
-
-def trained(what: Recipe, run: RunFolder, **how: Any) -> tuple[Status, list[Status]]:
-    told: list[Status] = []
-    return train(open_stage(what, run, CPU), what, run, report=told.append, **how), told
 
 
 @pytest.fixture(scope="module")
@@ -232,15 +226,9 @@ def test_training_improves_pictures_and_ships_standard_latents(run, world):
 
 
 def test_stopped_and_resumed_is_unbroken(world, tmp_path):
-    what, weights = recipe("autoencoder", steps=4), []
-    for name, stops in (("unbroken", ()), ("broken", (1, 2))):
-        run = run_beside(world, tmp_path / name)
-        for steps in stops:
-            asked = iter(range(1, 10))
-            status, _ = trained(what, run, stop=lambda asked=asked, steps=steps: next(asked) == steps)
-            assert status.state == "interrupted"
-        trained(what, run)
-        weights.append(run.load_product("vae"))
+    weights = unbroken_and_broken(
+        recipe("autoencoder", steps=4), lambda name: run_beside(world, tmp_path / name), "vae"
+    )
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -18,19 +18,19 @@ from liveact_models.timeline import block_frames
 from liveact_models.training import TrainingError
 from liveact_models.training.decoder import DecoderOptions, DecoderStage
 from liveact_models.training.latents import clip_seed
-from liveact_models.training.loop import train
 from liveact_models.training.picture_bank import PictureBank, Window, to_video
 from liveact_models.training.prediction_bank import PredictionBank, on_the_grid, save_predictions
 from liveact_models.training.predictions import PredictionsOptions
 from liveact_models.training.principal import begin_with, components
 from liveact_models.training.products import open_products
 from liveact_models.training.recipe import Recipe, RecipeError, shipped_recipe
-from liveact_models.training.run_folder import RunFolder, Status
+from liveact_models.training.run_folder import RunFolder
 from liveact_models.training.stages import open_stage
 from liveact_models.training.workers import Workers
 from liveact_models.training.world import film
 from liveact_models.vae import TinyVae
 from liveact_models.world.clip import make_clip
+from training_stages import trained, unbroken_and_broken
 
 CPU = torch.device("cpu")
 SIZE, FRAMES, PEOPLE = 48, 9, 6
@@ -52,11 +52,6 @@ def recipe(stage: str, **changes: Any) -> Recipe:
         "log_every": 1, "checkpoint_minutes": 1000, "options": OPTIONS if stage == "decoder" else {},
     }  # fmt: skip
     return Recipe.model_validate(values | changes)
-
-
-def trained(what: Recipe, run: RunFolder, **how: Any) -> tuple[Status, list[Status]]:
-    told: list[Status] = []
-    return train(open_stage(what, run, CPU), what, run, report=told.append, **how), told
 
 
 @pytest.fixture
@@ -174,15 +169,7 @@ def test_the_verdict_weighs_what_it_was_given_however_loud_it_is(make_run):
 
 
 def test_stopped_and_resumed_is_unbroken(make_run):
-    what, weights = recipe("decoder", steps=4), []
-    for name, stops in (("unbroken", ()), ("broken", (1, 2))):
-        run = make_run(name)
-        for steps in stops:
-            asked = iter(range(1, 10))
-            status, _ = trained(what, run, stop=lambda asked=asked, steps=steps: next(asked) == steps)
-            assert status.state == "interrupted"
-        trained(what, run)
-        weights.append(run.load_product("vae"))
+    weights = unbroken_and_broken(recipe("decoder", steps=4), make_run, "vae")
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -6,8 +6,10 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +86,26 @@ def main(recipe_file: str, folder: str) -> Status:
     recipe, run = load_recipe(Path(recipe_file)), RunFolder(folder)
     stage = open_stage(recipe, run, torch.device("cpu"))
     return train(stage, recipe, run, report=lambda status: print(status.step, status.loss, flush=True))
+
+
+def trained(recipe: Recipe, run: RunFolder, **how: Any) -> tuple[Status, list[Status]]:
+    """Train on this process's CPU: the end, and everything that was told on the way."""
+    told: list[Status] = []
+    return train(open_stage(recipe, run, torch.device("cpu")), recipe, run, report=told.append, **how), told
+
+
+def unbroken_and_broken(recipe: Recipe, begin: Callable[[str], RunFolder], product: str) -> list[dict[str, Tensor]]:
+    """The product of a run trained at one go, and of one stopped after a step and after two more; `begin` makes their folders."""
+    weights = []
+    for name, stops in (("unbroken", ()), ("broken", (1, 2))):
+        run = begin(name)
+        for steps in stops:
+            asked = iter(range(1, 10))
+            status, _ = trained(recipe, run, stop=lambda asked=asked, steps=steps: next(asked) == steps)
+            assert status.state == "interrupted"
+        trained(recipe, run)
+        weights.append(run.load_product(product))
+    return weights
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull
+from liveact_services.block_order import BlockOrder
+from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
 
 if TYPE_CHECKING:
@@ -69,14 +70,44 @@ class Stateful:
         }
 
 
-class StatefulReplica(Replica, Stateful):
-    """Base of Denoiser and VaeDecoder."""
+class Kept(Protocol):
+    """What a replica has of one session, whatever else is in it."""
+
+    order: BlockOrder
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class StatefulReplica(Replica, Stateful, Generic[K]):
+    """Base of Denoiser and VaeDecoder: `self._sessions` is what they hold, by session."""
 
     def __init__(self, config: ServiceConfig, stage: StageConfig, capacity: int) -> None:
         Replica.__init__(self, config, stage)
         Stateful.__init__(self, capacity)
+        self._sessions: dict[str, K] = {}
+
+    def held(self) -> int:
+        """How many sessions are here."""
+        return len(self._sessions)
+
+    async def sessions(self) -> list[str]:
+        """The sessions held."""
+        return list(self._sessions)
+
+    async def keep(self, session: str) -> None:
+        """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
+        self._held(session)
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""
         await Replica.check_health(self)
         await Stateful.check_health(self)
+
+    def _held(self, session: str) -> K:
+        """What is held of a session, which is thereby used. Raises `ReplicaGone` for one not held here."""
+        held = self._sessions.get(session)
+        if held is None:
+            raise ReplicaGone(f"session {session} is not held here")
+        held.order.last_used = time.monotonic()
+        return held

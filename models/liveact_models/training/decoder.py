@@ -114,14 +114,15 @@ class DecoderStage(Stage):
 
     def finish(self) -> None:
         with self.averaged():
-            measured = measures(self._shown_video(), self._shown()[1])
+            measured = measures(*self._shown())
         decoder = {f"decoder.{name}": value for name, value in self.averaged_state("decoder").items()}
         metadata = {name: f"{value:.4f}" for name, value in measured.items()}
         self.run.save_product("vae", self.vae.state_dict() | decoder, metadata)
 
     def pictures(self, step: int) -> dict[str, NDArray[np.uint8]]:
         with self.averaged():
-            return {"predictions": comparison(self._shown_video(), self._shown()[1].video)}
+            video, shots = self._shown()
+        return {"predictions": comparison(video, shots.video)}
 
     def _draw(self, step: int, workers: Workers) -> tuple[Tensor, Shots]:
         """Latents [B, 16, F, h, w] of this worker's samples and the pictures they shall become."""
@@ -151,16 +152,14 @@ class DecoderStage(Stage):
         (features,) = torch.autograd.grad(told["features"], pixels)
         return features + self.options.adversarial * pull.norm() / verdict.norm().clamp_min(1e-8) * verdict
 
+    @torch.no_grad()
     def _shown(self) -> tuple[Tensor, Shots]:
-        """Whole clips of the bank, as the transformer made them."""
+        """Whole clips of the bank as the transformer made them, decoded, and their pictures."""
         pictures = self.bank.pictures
         clips = np.linspace(0, len(pictures) - 1, WATCHED).astype(int).tolist()
         windows = [Window(clip, 0, 0, pictures.size, 0, self.options.crops.frames) for clip in clips]
-        return self.bank.latents(windows, torch.ones(WATCHED, dtype=torch.bool)), self.bank.shots(windows)
-
-    @torch.no_grad()
-    def _shown_video(self) -> Tensor:
-        return self.vae.decode_clips(self._shown()[0])
+        latents = self.bank.latents(windows, torch.ones(WATCHED, dtype=torch.bool))
+        return self.vae.decode_clips(latents), self.bank.shots(windows)
 
 
 class Discriminator(nn.Module):

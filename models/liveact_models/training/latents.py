@@ -6,9 +6,9 @@ the portrait with its zero frames, each block's prompt.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from liveact_models.checkpoint import Checkpoint, open_checkpoint
 from liveact_models.timeline import FRAMES_PER_LATENT, block_frames
 from liveact_models.training.clip_bank import SHARD, ClipBank
 from liveact_models.training.clip_transformer import clip_latents
-from liveact_models.training.loop import Stage
 from liveact_models.training.products import open_products
 from liveact_models.training.recipe import Recipe
 from liveact_models.training.run_folder import RunFolder
-from liveact_models.training.workers import Workers
+from liveact_models.training.shards import ShardStage
 from liveact_models.voice import VoiceBuffer, block_features
 from liveact_models.world.clip import FPS, RATE, Clip, make_clip
 
@@ -53,43 +52,25 @@ def clip_seed(recipe: Recipe, clip: int) -> int:
     return recipe.seed * 1_000_000 + clip
 
 
-class LatentsStage(Stage):
-    """Encodes `steps` shards of `batch` clips, on every worker; shards that are there are kept."""
+class LatentsStage(ShardStage):
+    """Encodes the clips."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
-        super().__init__(recipe, run, device)
-        self.options = recipe.read_options(LatentsOptions)
-        self.run.latents.mkdir(parents=True, exist_ok=True)
+        options = recipe.read_options(LatentsOptions)
         open_products(run, recipe)
-        self._pool = ProcessPoolExecutor(
-            self.options.processes, get_context("spawn"), _open_encoder, (str(run.products), self.options)
-        )
-        self._ahead: dict[int, list[Future[dict[str, NDArray[np.float16]]]]] = {}
+        super().__init__(recipe, run, device, options.processes, _open_encoder, str(run.products), options)
+        self.run.latents.mkdir(parents=True, exist_ok=True)
 
-    def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        shards = range(workers.rank, self.recipe.steps * workers.size, workers.size)
-        for shard in shards[step : step + 2]:
-            self._order(shard)
-        if futures := self._ahead.pop(shards[step], None):
-            clips = [future.result() for future in futures]
-            bank = ClipBank(**{name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]})
-            bank.save(self.run.latents / SHARD.format(shards[step]))
-        return {"loss": 0.0, "clips": float((step + 1) * self.recipe.batch * workers.size)}
+    def shard_path(self, shard: int) -> Path:
+        return self.run.latents / SHARD.format(shard)
 
-    def finish(self) -> None:
-        """The shards are written already."""
+    def work(self, clip: int) -> tuple[Any, ...]:
+        return _encode_clip, clip_seed(self.recipe, clip)
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _order(self, shard: int) -> None:
-        if shard in self._ahead or (self.run.latents / SHARD.format(shard)).exists():
-            return
-        first = shard * self.recipe.batch
-        self._ahead[shard] = [
-            self._pool.submit(_encode_clip, clip_seed(self.recipe, clip))
-            for clip in range(first, first + self.recipe.batch)
-        ]
+    def save(self, shard: int, clips: list[dict[str, NDArray[np.float16]]]) -> float:
+        bank = ClipBank(**{name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]})
+        bank.save(self.shard_path(shard))
+        return 0.0
 
 
 class ClipEncoder:

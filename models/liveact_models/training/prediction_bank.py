@@ -27,7 +27,7 @@ class PredictionBank:
 
     def __init__(self, folder: Path) -> None:
         """All shards of the folder. Raises `TrainingError` when there is none or one is damaged."""
-        paths = sorted(folder.glob(LATENTS.format(0).replace("00000", "*")))
+        paths = sorted(folder.glob("latents-*.safetensors"))
         if not paths:
             raise TrainingError(f"{folder}: no predictions; run `liveact train predictions` first")
         shards = [load_file(path) for path in paths]

@@ -7,13 +7,12 @@ lies where the picture does, so that a decoder can be told what was meant.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from liveact_models.timeline import FRAMES_PER_LATENT
@@ -21,15 +20,14 @@ from liveact_models.training.clip_bank import ClipBank
 from liveact_models.training.clip_transformer import compiled_velocity
 from liveact_models.training.draws import generator
 from liveact_models.training.latents import LatentsOptions, clip_seed
-from liveact_models.training.loop import Stage
 from liveact_models.training.neighbor import add_noise, noise_level
 from liveact_models.training.prediction_bank import LATENTS, save_predictions
 from liveact_models.training.products import open_products
 from liveact_models.training.recipe import Recipe, RecipeError, load_recipe
 from liveact_models.training.run_folder import RunFolder
-from liveact_models.training.workers import Workers
+from liveact_models.training.shards import ShardStage
+from liveact_models.training.world import Film, filmed
 from liveact_models.world.clip import make_clip
-from liveact_models.world.draw import face_box, mouth_box
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,10 @@ class PredictionsOptions:
     """They draw the clips again."""
 
 
-class PredictionsStage(Stage):
-    """Makes `steps` shards of `batch` clips of the bank, on every worker; shards that are there are kept."""
+class PredictionsStage(ShardStage):
+    """Denoises the first clips of the bank and draws them again."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
-        super().__init__(recipe, run, device)
         options = recipe.read_options(PredictionsOptions)
         self.bank = ClipBank.load(run.latents)
         if recipe.steps * recipe.batch > len(self.bank):
@@ -56,31 +53,20 @@ class PredictionsStage(Stage):
         self.transformer = checkpoint.load_transformer(device=str(device))
         self.time = checkpoint.config.sampling.timesteps[-1]
         self.velocity = compiled_velocity(recipe.compile)
-        self._pool = ProcessPoolExecutor(options.processes, get_context("spawn"))
-        self._ahead: dict[int, list[Future[Film]]] = {}
+        super().__init__(recipe, run, device, options.processes)
 
-    def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        shards = range(workers.rank, self.recipe.steps * workers.size, workers.size)
-        for shard in shards[step : step + 2]:
-            self._order(shard)
-        error = 0.0
-        if futures := self._ahead.pop(shards[step], None):
-            chosen = self._clips(shards[step])
-            true, predicted = self._predict(chosen)
-            error = (predicted - true).square().mean().item()
-            pictures, boxes = zip(*(future.result() for future in futures), strict=True)
-            save_predictions(self.run.predictions, shards[step], true, predicted, np.stack(pictures), np.stack(boxes))
-        return {"loss": error, "clips": float((step + 1) * self.recipe.batch * workers.size)}
+    def shard_path(self, shard: int) -> Path:
+        return self.run.predictions / LATENTS.format(shard)
 
-    def finish(self) -> None:
-        """The shards are written already."""
+    def work(self, clip: int) -> tuple[Any, ...]:
+        frames = 1 + FRAMES_PER_LATENT * (self.bank.latents.shape[2] - 1)
+        return film_again, clip_seed(self.latents, clip), frames, self.latents.read_options(LatentsOptions)
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _clips(self, shard: int) -> range:
-        first = shard * self.recipe.batch
-        return range(first, first + self.recipe.batch)
+    def save(self, shard: int, clips: list[Film]) -> float:
+        true, predicted = self._predict(self.clips(shard))
+        pictures, boxes = zip(*clips, strict=True)
+        save_predictions(self.run.predictions, shard, true, predicted, np.stack(pictures), np.stack(boxes))
+        return (predicted - true).square().mean().item()
 
     @torch.no_grad()
     def _predict(self, chosen: range) -> tuple[Tensor, Tensor]:
@@ -94,22 +80,8 @@ class PredictionsStage(Stage):
             velocity = self.velocity(self.transformer, noisy, times, batch.conditions).velocity
         return batch.latents.cpu(), (noisy - noise_level(times, noisy) * velocity).cpu()
 
-    def _order(self, shard: int) -> None:
-        if shard in self._ahead or (self.run.predictions / LATENTS.format(shard)).exists():
-            return
-        options = self.latents.read_options(LatentsOptions)
-        frames = 1 + FRAMES_PER_LATENT * (self.bank.latents.shape[2] - 1)
-        self._ahead[shard] = [
-            self._pool.submit(film_again, clip_seed(self.latents, clip), frames, options) for clip in self._clips(shard)
-        ]
-
-
-Film = tuple[NDArray[np.uint8], NDArray[np.float32]]
-
 
 def film_again(seed: int, frames: int, options: LatentsOptions) -> Film:
-    """The clip of a bank drawn once more: pictures [T, H, W, 3] and boxes [T, 2, 4] of mouth and face, in fractions."""
+    """The first frames of a bank's clip, drawn once more."""
     clip = make_clip(seed, options.frames, "train", options.size)
-    states = [clip.motion.state(frame) for frame in range(frames)]
-    boxes = [[mouth_box(clip.identity, state), face_box(clip.identity, state)] for state in states]
-    return clip.frames(0, frames), np.array(boxes, np.float32)
+    return filmed(clip.identity, [clip.motion.state(frame) for frame in range(frames)], options.size)

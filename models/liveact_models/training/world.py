@@ -6,22 +6,22 @@ quickly over its whole range, so that no state is rare. No sound is made.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from liveact_models.training.draws import rng
-from liveact_models.training.loop import Stage
 from liveact_models.training.picture_bank import PICTURES, save_shard
 from liveact_models.training.recipe import Recipe
 from liveact_models.training.run_folder import RunFolder
-from liveact_models.training.workers import Workers
+from liveact_models.training.shards import ShardStage
 from liveact_models.world.draw import draw, face_box, mouth_box
-from liveact_models.world.face import STATE
+from liveact_models.world.face import STATE, FaceState
 from liveact_models.world.identity import Identity
 from liveact_models.world.motion import ACTIONS, EMOTIONS, FPS, Motion, perform
 from liveact_models.world.mouth import SILENCE, SYMBOLS, Phone, mouth_track, viseme_track
@@ -51,52 +51,42 @@ class WorldOptions:
     processes: int = 2
 
 
-class WorldStage(Stage):
-    """Renders `steps` shards of `batch` clips; shards that are there are kept."""
+class WorldStage(ShardStage):
+    """Renders the clips."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, device: torch.device) -> None:
-        super().__init__(recipe, run, device)
         self.options = recipe.read_options(WorldOptions)
-        self._pool = ProcessPoolExecutor(self.options.processes, mp_context=get_context("spawn"))
-        self._ahead: dict[int, list[Future[_Clip]]] = {}
+        super().__init__(recipe, run, device, self.options.processes)
 
-    def train_step(self, step: int, workers: Workers) -> dict[str, float]:
-        shards = range(workers.rank, self.recipe.steps * workers.size, workers.size)
-        for shard in shards[step : step + 2]:
-            self._order(shard)
-        if futures := self._ahead.pop(shards[step], None):
-            pictures, boxes = zip(*(future.result() for future in futures), strict=True)
-            save_shard(self.run.world, shards[step], np.stack(pictures), np.stack(boxes))
-        return {"loss": 0.0, "clips": float((step + 1) * self.recipe.batch * workers.size)}
+    def shard_path(self, shard: int) -> Path:
+        return self.run.world / PICTURES.format(shard)
 
-    def finish(self) -> None:
-        """The shards are written already."""
+    def work(self, clip: int) -> tuple[Any, ...]:
+        return film, (self.recipe.seed, clip), self.options.frames, self.options.size
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _order(self, shard: int) -> None:
-        if shard in self._ahead or (self.run.world / PICTURES.format(shard)).exists():
-            return
-        first, options = shard * self.recipe.batch, self.options
-        self._ahead[shard] = [
-            self._pool.submit(film, (self.recipe.seed, clip), options.frames, options.size)
-            for clip in range(first, first + self.recipe.batch)
-        ]
+    def save(self, shard: int, clips: list[Film]) -> float:
+        pictures, boxes = zip(*clips, strict=True)
+        save_shard(self.run.world, shard, np.stack(pictures), np.stack(boxes))
+        return 0.0
 
 
-_Clip = tuple[NDArray[np.uint8], NDArray[np.float32]]
+Film = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""Pictures [T, size, size, 3] and boxes [T, 2, 4] of mouth and face, in fractions of the picture."""
 
 
-def film(key: tuple[int, ...], frames: int, size: int) -> _Clip:
-    """The clip of that key: pictures [frames, size, size, 3] and boxes [frames, 2, 4] of mouth and face, in fractions.
+def film(key: tuple[int, ...], frames: int, size: int) -> Film:
+    """The clip of that key, `frames` long.
 
     Raises `MissingExtra` where skia-python is not installed.
     """
     chance = rng(*key)
     identity = Identity.sample(chance)
     motion = _wild(chance, frames) if chance.random() < WILD else _performed(chance, frames)
-    states = [motion.state(frame) for frame in range(len(motion) - frames, len(motion))]
+    return filmed(identity, [motion.state(frame) for frame in range(len(motion) - frames, len(motion))], size)
+
+
+def filmed(identity: Identity, states: Sequence[FaceState], size: int) -> Film:
+    """The person in these states, one a frame."""
     pictures = np.stack([draw(identity, state, size, size) for state in states])
     boxes = [[mouth_box(identity, state, size, size), face_box(identity, state, size, size)] for state in states]
     return pictures, np.array(boxes, np.float32)

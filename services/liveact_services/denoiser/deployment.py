@@ -16,7 +16,6 @@ from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.denoiser.turns import Turns
-from liveact_services.placement.pins import ReplicaGone
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
@@ -36,7 +35,7 @@ class _Held:
     order: BlockOrder = field(default_factory=BlockOrder)
 
 
-class Denoiser(StatefulReplica):
+class Denoiser(StatefulReplica[_Held]):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
@@ -48,7 +47,6 @@ class Denoiser(StatefulReplica):
         self._admission = Admission(
             limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
         )  # fmt: skip
-        self._sessions: dict[str, _Held] = {}
         self._exporter = Exporter(put_into(vault, Part.DENOISER), limits.export_blocks)
 
     async def open(
@@ -140,22 +138,10 @@ class Denoiser(StatefulReplica):
             await self.compute.run(self._ranks.close, session)
         return exported
 
-    async def keep(self, session: str) -> None:
-        """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
-        self._held(session)
-
     async def close(self, session: str) -> None:
         """Forget a session; closing one twice, or one never held, is no error."""
         if self._forget(session):
             await self.compute.run(self._ranks.close, session)
-
-    def held(self) -> int:
-        """How many sessions are here."""
-        return len(self._sessions)
-
-    async def sessions(self) -> list[str]:
-        """The sessions held."""
-        return list(self._sessions)
 
     def _forget(self, session: str, ended: bool = True) -> bool:
         """Send away what waits of the session and give its place back; False when it is not held.
@@ -198,10 +184,3 @@ class Denoiser(StatefulReplica):
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
         for session in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
             await self.close(session)
-
-    def _held(self, session: str) -> _Held:
-        held = self._sessions.get(session)
-        if held is None:
-            raise ReplicaGone(f"session {session} is not held here")
-        held.order.last_used = time.monotonic()
-        return held

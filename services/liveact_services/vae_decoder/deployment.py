@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
-from liveact_services.placement.pins import ReplicaGone
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
@@ -33,14 +32,13 @@ class _Held:
     order: BlockOrder
 
 
-class VaeDecoder(StatefulReplica):
+class VaeDecoder(StatefulReplica[_Held]):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
         super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._fingerprint = self.model_config.fingerprint()
-        self._sessions: dict[str, _Held] = {}
         self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
@@ -92,23 +90,11 @@ class VaeDecoder(StatefulReplica):
                 yield part
             self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint))
 
-    async def keep(self, session: str) -> None:
-        """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
-        self._held(session)
-
     async def close(self, session: str) -> None:
         """Forget a session; an unknown one is no error."""
         held = self._sessions.pop(session, None)
         if held is not None:
             held.order.close()
-
-    def held(self) -> int:
-        """How many sessions are here."""
-        return len(self._sessions)
-
-    async def sessions(self) -> list[str]:
-        """The sessions held."""
-        return list(self._sessions)
 
     def _admit(self, session: str) -> None:
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
@@ -121,10 +107,3 @@ class VaeDecoder(StatefulReplica):
         if session in self._sessions:
             self._sessions[session].order.close()
         self._sessions[session] = _Held(decoding, BlockOrder(decoding.next_block, attempt))
-
-    def _held(self, session: str) -> _Held:
-        held = self._sessions.get(session)
-        if held is None:
-            raise ReplicaGone(f"session {session} is not held here")
-        held.order.last_used = time.monotonic()
-        return held
