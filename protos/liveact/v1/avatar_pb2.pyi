@@ -220,7 +220,7 @@ class StreamAvatarResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., video: _Optional[_Union[VideoChunk, _Mapping]] = ..., audio: _Optional[_Union[AudioSpan, _Mapping]] = ..., event: _Optional[_Union[Event, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint", "next_sequence")
+    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint", "next_sequence", "next_request")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +238,7 @@ class Session(_message.Message):
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_REQUEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SessionState
     create_time: _timestamp_pb2.Timestamp
@@ -255,7 +256,8 @@ class Session(_message.Message):
     frames: int
     checkpoint: str
     next_sequence: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ..., next_sequence: _Optional[int] = ...) -> None: ...
+    next_request: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ..., next_sequence: _Optional[int] = ..., next_request: _Optional[int] = ...) -> None: ...
 
 class VideoChunk(_message.Message):
     __slots__ = ("frames", "block", "times")
@@ -296,14 +298,16 @@ class VideoFrame(_message.Message):
     def __init__(self, index: _Optional[int] = ..., pts_us: _Optional[int] = ..., key_frame: _Optional[bool] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., data: _Optional[bytes] = ..., utterance_id: _Optional[str] = ...) -> None: ...
 
 class AudioSpan(_message.Message):
-    __slots__ = ("pts_us", "data", "block")
+    __slots__ = ("pts_us", "data", "block", "next_request")
     PTS_US_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
+    NEXT_REQUEST_FIELD_NUMBER: _ClassVar[int]
     pts_us: int
     data: bytes
     block: int
-    def __init__(self, pts_us: _Optional[int] = ..., data: _Optional[bytes] = ..., block: _Optional[int] = ...) -> None: ...
+    next_request: int
+    def __init__(self, pts_us: _Optional[int] = ..., data: _Optional[bytes] = ..., block: _Optional[int] = ..., next_request: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("type", "pts_us", "utterance_id", "block", "interrupted", "reason", "message", "migrated")

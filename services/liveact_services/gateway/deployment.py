@@ -207,7 +207,7 @@ class Gateway:
     def _introduce(self, live: LiveSession, token: str) -> pb.Session:
         message = live.ledger.record.to_proto()
         message.resume_token = token
-        message.next_sequence = live.next_sequence
+        message.next_sequence, message.next_request = live.next_sequence, live.next_request
         message.credit_frames = self._config.sessions.credit_frames
         message.playout_delay.CopyFrom(duration(live.conductor.clock.playout_delay))
         return message

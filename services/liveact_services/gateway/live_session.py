@@ -34,6 +34,9 @@ KEEP_S = 30.0
 EXPIRING_S = 30.0
 """How long before its end a session is told so."""
 
+ACTING = ("audio", "end_utterance", "interrupt", "update")
+"""Requests that act on the performance. They are counted: what a lost stream or server had not taken in is sent again."""
+
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +66,8 @@ class LiveSession:
         self._ready = False
         self.next_sequence = 0
         """Number of the next piece of voice."""
+        self.next_request = 0
+        """How many requests that act on the performance were taken in: a client that resumes goes on with this one."""
         self._streams = 0
         self._attached = False
         self.caller = ANYBODY
@@ -164,6 +169,7 @@ class LiveSession:
                 self._acked_at = time.monotonic()
             case "close":
                 self.conductor.finish()
+        self.next_request += kind in ACTING
 
     def fail(self, error: ServiceError) -> None:
         """End the session because of an error, which the stream is to raise."""
