@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,11 @@ import numpy as np
 
 from liveact_models.timeline import block_frames
 from liveact_services.block_order import BlockOrder
+from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.parts import ExportRefused, NoPlace, Part, PartLost
 from liveact_services.conductor.stages import BlockPlan, EncodedFrame, SessionSpec, StageTimes, VideoPart
+from liveact_services.errors import fail
+from liveact_services.fencing import Fence
 from liveact_services.placement.pins import ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing, Shelf
 
@@ -41,6 +45,7 @@ class ScriptedReplica:
         self.died = asyncio.Event()
         self.running = asyncio.Event()
         self.running.set()
+        self.fence = Fence()
 
     def held(self, session: str) -> Held:
         if session not in self.sessions:
@@ -51,15 +56,22 @@ class ScriptedReplica:
         await asyncio.sleep(seconds)
         await self.running.wait()
 
-    async def serve(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """What the call gives, or `PartLost` when the replica dies first or the call comes too late for it."""
+    async def serve(self, call: Coroutine[Any, Any, Any], *, taken: bool = False) -> Any:
+        """What the call gives, or `PartLost` when the replica dies first or the call comes too late for it.
+
+        `taken`: too late means that somebody else has the session.
+        """
         answer, death = asyncio.ensure_future(call), asyncio.ensure_future(self.died.wait())
         try:
             await asyncio.wait({answer, death}, return_when=asyncio.FIRST_COMPLETED)
             if self.died.is_set():
                 raise PartLost(f"{self.name} died")
             return answer.result()
-        except (ReplicaGone, Superseded) as gone:
+        except Superseded as late:
+            if taken:
+                raise fail("SESSION_TAKEN_OVER", str(late)) from late
+            raise PartLost(str(late)) from late
+        except ReplicaGone as gone:
             raise PartLost(str(gone)) from gone
         finally:
             answer.cancel()
@@ -99,7 +111,8 @@ class ScriptedGraph:
         self.denoise_s, self.part_s, self.restart_s = denoise_s, part_s, restart_s
         self.export_blocks, self.objects_die = export_blocks, objects_die
         self.counts = Counts()
-        self.shelf: Shelf | None = Shelf(1 << 20, 1e9)
+        self.shelf: Shelf | None = Shelf(1 << 26, 1e9)
+        self.vault_s = 0.002
         self.hearing = asyncio.Event()
         """Whether an AudioEncoder is there."""
         self.hearing.set()
@@ -133,7 +146,7 @@ class ScriptedGraph:
     def damage(self, part: Part) -> None:
         """The newest export of the part is not what was put."""
         if self.shelf is not None and (blocks := self.shelf.blocks("s", part)):
-            self.shelf.put("s", part, blocks[0], b"damaged")
+            self.shelf.put("s", part, blocks[0], b"damaged", self.shelf._sessions["s"].attempt)
 
     def _end(self, part: Part, replica: ScriptedReplica) -> None:
         if replica in self.replicas[part]:
@@ -171,6 +184,7 @@ class ScriptedGraph:
         at = self._find(part, replica)
 
         async def settle() -> int:
+            at.fence.enter(spec.session, attempt)
             held = at.held(spec.session)
             held.order.supersede(attempt)
             if part is Part.DENOISER:
@@ -181,7 +195,7 @@ class ScriptedGraph:
                 held.order.put_at(held.order.next_block)
             return held.order.next_block
 
-        return await at.serve(settle())
+        return await at.serve(settle(), taken=True)
 
     def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Making:
         async def denoise(at: ScriptedReplica, features: bytes) -> bytes:
@@ -192,7 +206,7 @@ class ScriptedGraph:
                 held.value = digest(held.value, features, plan.prompt)
                 self.counts.denoised.append(plan.block)
                 self.counts.due.append(plan.due_s)
-                self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value)
+                self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value, attempt)
                 return digest("latents", held.value)
 
         async def make() -> bytes:
@@ -236,7 +250,7 @@ class ScriptedGraph:
                     if frames:
                         parts.put_nowait(VideoPart(block, frames, StageTimes(), tuple(backward) if last else ()))
                 self.counts.decoded.append(block)
-                self._export(at, Part.DECODER, spec.session, block + 1, held.value)
+                self._export(at, Part.DECODER, spec.session, block + 1, held.value, attempt)
 
         async def make() -> bytes:
             try:
@@ -265,14 +279,45 @@ class ScriptedGraph:
 
         await at.serve(keep())
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         at = self._find(part, replica)
+        held = at.held(spec.session)
+        if not held.order.busy:
+            self._export(at, part, spec.session, held.order.next_block, held.value, attempt, wanted=True)
+
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        at = self._find(part, replica)
+        try:
+            at.fence.enter(spec.session, attempt)
+        except Superseded as late:
+            raise PartLost(str(late)) from late
         if (held := at.sessions.pop(spec.session, None)) is not None:
             held.order.close()
 
-    async def forget(self, session: str) -> None:
+    async def forget(self, session: str, attempt: int) -> None:
         if self.shelf is not None:
-            self.shelf.forget(session)
+            with suppress(Superseded):
+                self.shelf.forget(session, attempt)
+
+    async def write(self, session: str, attempt: int, writing: Writing) -> Kept:
+        shelf = await self._vault()
+        try:
+            return shelf.write(session, attempt, writing)
+        except Superseded as late:
+            raise fail("SESSION_TAKEN_OVER", str(late)) from late
+
+    async def read(self, session: str, attempt: int | None) -> dict[str, bytes]:
+        shelf = await self._vault()
+        try:
+            return shelf.read(session, attempt)
+        except Superseded as late:
+            raise fail("SESSION_TAKEN_OVER", str(late)) from late
+
+    async def _vault(self) -> Shelf:
+        await asyncio.sleep(self.vault_s)
+        if self.shelf is None:
+            raise PartLost("the vault died")
+        return self.shelf
 
     # ---- how ---------------------------------------------------------------------------------------------------------------
 
@@ -288,13 +333,14 @@ class ScriptedGraph:
             at = willing[0]
 
         async def hold() -> str:
+            at.fence.enter(session, attempt)
             await at.compute(0.05)
             if (before := at.sessions.get(session)) is not None:
                 before.order.close()
             at.sessions[session] = Held(value, BlockOrder(block, attempt), value)
             return at.name
 
-        return await at.serve(hold())
+        return await at.serve(hold(), taken=True)
 
     def _find(self, part: Part, name: str, gone: bool = False) -> ScriptedReplica:
         found = next((r for r in self.replicas[part] if r.name == name), None)
@@ -306,13 +352,16 @@ class ScriptedGraph:
             raise PartLost(f"{name} has gone")
         return found
 
-    def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes) -> None:
-        if block % self.export_blocks:
+    def _export(
+        self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes, attempt: int, wanted: bool = False
+    ) -> None:  # fmt: skip
+        if block % self.export_blocks and not wanted:
             return
 
         def arrive() -> None:
             if self.shelf is not None and not at.died.is_set():
-                self.shelf.put(session, part, block, value + digest(value, block))
+                with suppress(Superseded):
+                    self.shelf.put(session, part, block, value + digest(value, block), attempt)
 
         asyncio.get_running_loop().call_later(0.03, arrive)
 

@@ -16,7 +16,8 @@ from liveact_models.timeline import block_frames
 from liveact_services import stateful
 from liveact_services.conductor.local import LocalModels
 from liveact_services.conductor.parts import Moved, Part, PartLost
-from liveact_services.conductor.resilient import Patience, ResilientStages
+from liveact_services.conductor.patience import Patience
+from liveact_services.conductor.resilient import ResilientStages
 from liveact_services.conductor.stages import BlockPlan, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment as denoiser
@@ -56,8 +57,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes) -> None:
-        await self.vault.put(session, part, block, export)
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> None:
+        await self.vault.put(session, part, block, export, attempt)
 
 
 @dataclass
@@ -131,11 +132,11 @@ class Cluster:
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         await self._at(part, replica).keep(spec.session)
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         await self._at(part, replica).close(spec.session)
 
-    async def forget(self, session: str) -> None:
-        await self.vault.forget(session)
+    async def forget(self, session: str, attempt: int) -> None:
+        await self.vault.forget(session, attempt)
 
     def _at(self, part: Part, name: str) -> Denoiser | VaeDecoder:
         if name not in self.replicas[part]:

@@ -83,7 +83,7 @@ class Stage:
     ) -> None:
         self.asked.append(f"denoise {session}")
 
-    async def close(self, session: str) -> None:
+    async def close(self, session: str, attempt: int) -> None:
         self.asked.append(f"close {session}")
 
     async def keep(self, session: str) -> None:
@@ -107,7 +107,7 @@ class Stage:
     async def get(self, session: str, part: str, block: int) -> bytes:
         return b""
 
-    async def forget(self, session: str) -> None:
+    async def forget(self, session: str, attempt: int) -> None:
         self.asked.append(f"forget {session}")
 
     async def calls(self) -> list[str]:
@@ -149,7 +149,7 @@ async def test_a_session_that_lost_its_denoiser_is_placed_anew_in_its_pool() -> 
     assert await graph.settle(part, replica, spec, 3) == 0
     await graph.made(graph.denoise(replica, spec, plan, 3))
     await graph.keep(part, replica, spec)
-    await graph.close(part, replica, spec)
+    await graph.close(part, replica, spec, 0)
     asked = [f"{verb} s" for verb in ("adopt", "adopt", "settle", "denoise", "keep", "close")]
     assert await denoisers["gold"].calls.remote() == asked
     assert await denoisers["default"].calls.remote() == []

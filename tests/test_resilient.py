@@ -15,7 +15,8 @@ from graph_fixtures import ScriptedGraph, later, until
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.outputs import Happening, Sound, Video
 from liveact_services.conductor.parts import Moved, Part
-from liveact_services.conductor.resilient import MAX_KEPT_BLOCKS, Patience, ResilientStages
+from liveact_services.conductor.patience import Patience
+from liveact_services.conductor.resilient import MAX_KEPT_BLOCKS, ResilientStages
 from liveact_services.conductor.stages import Idle, Pacing, SessionSpec
 from liveact_services.errors import ServiceError
 from stage_fixtures import Performance, counted, in_virtual_time, session_spec

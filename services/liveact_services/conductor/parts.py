@@ -64,8 +64,9 @@ class Graph(Protocol):
     """Those who serve, for any number of sessions.
 
     `attempt` counts a session's recoveries: a part that has been told of one sends away calls of those before, however late
-    they come. Replicas are asked with the session's spec: whose replicas they are depends on its pool. Every call may raise
-    `PartLost`.
+    they come. Those of a session's owners are apart (`archive.first_attempt`): `open`, `adopt` and `settle` raise
+    SESSION_TAKEN_OVER (`ServiceError`) where a later owner has come, and `close` and `forget` then do nothing. Replicas are
+    asked with the session's spec: whose replicas they are depends on its pool. Every call may raise `PartLost`.
     """
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
@@ -99,8 +100,11 @@ class Graph(Protocol):
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding a session that has no blocks to make."""
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        """Have the replica export the session soon: what the Vault had of it is lost."""
+
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         """Have the replica forget the session; one that has gone has forgotten it already."""
 
-    async def forget(self, session: str) -> None:
-        """Have the session's exports forgotten."""
+    async def forget(self, session: str, attempt: int) -> None:
+        """Have the session's exports forgotten, and its journal."""

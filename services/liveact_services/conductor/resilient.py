@@ -14,13 +14,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from liveact_models.timeline import block_frames, block_of_frame
 from liveact_services.conductor.parts import ExportRefused, Graph, Latents, Moved, NoPlace, Part, PartLost
+from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
 from liveact_services.errors import fail
 from liveact_services.placement.pins import ASK_AGAIN_S
@@ -30,27 +30,24 @@ RETRY_S, MAX_RETRY_S = 0.25, 2.0
 MAX_KEPT_BLOCKS = 64
 """Plans kept for a session of which no export comes: going on from further back would take too long to be of use."""
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a session waits, in seconds, and for what."""
-
-    stage_s: float
-    """For the next part of a block, and for a replica's word that it lives."""
-    place_s: float
-    """For a lost part to be placed anew, from the loss to the next frame."""
 
 
 class ResilientStages:
     """One session's `Stages` over a `Graph`. Blocks are taken in order, one at a time."""
 
     def __init__(
-        self, graph: Graph, patience: Patience, export_blocks: int, now: Callable[[], float] = time.monotonic
+        self,
+        graph: Graph,
+        patience: Patience,
+        export_blocks: int,
+        now: Callable[[], float] = time.monotonic,
+        attempt: int = 0,
+        make_sure: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`attempt`: the first of this owner's. `make_sure`: raises when the session is another owner's by now."""
+        self._make_sure = make_sure
+        self._in_time, self._timely = patience.in_time, patience.timely
         self._graph, self._patience, self._export_blocks, self._now = graph, patience, export_blocks, now
         self._spec: SessionSpec | None = None
         self._portrait: np.ndarray | None = None
@@ -58,7 +55,7 @@ class ResilientStages:
         """The replica of each part."""
         self._avoid: dict[Part, str] = dict.fromkeys(Part, "")
         """The replica that lost each part last: it may still be listed, or hang."""
-        self._attempt = 0
+        self._attempt = attempt
         self._plans: dict[int, BlockPlan] = {}
         """Of every block from which the session may have to go on, one after the other."""
         self._planned_at: dict[int, float] = {}
@@ -88,8 +85,9 @@ class ResilientStages:
         """Have this called whenever the session has moved."""
         self._listener = listener
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
         """Condition the session and place it. Raises `ServiceError`: CAPACITY, or SESSION_LOST when stages keep dying."""
+        assert portrait is not None, "a session that goes on begins as `SucceedingStages`"
         self._spec, self._portrait = spec, portrait
         began = self._now()
         while True:
@@ -137,7 +135,18 @@ class ResilientStages:
         if self._spec is not None:
             await asyncio.gather(*(self._close(part, replica) for part, replica in self._held.items()))
             with suppress(PartLost):
-                await self._graph.forget(self._session)
+                await self._graph.forget(self._session, self._attempt)
+
+    def let_go(self) -> None:
+        """The session is another owner's: leave everything to that one."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def protect(self) -> None:
+        """Have both parts exported soon."""
+        for part, replica in self._held.items():
+            self._spawn(self._quietly(self._graph.protect(part, replica, self._agreed, self._attempt)))
 
     # ---- blocks ------------------------------------------------------------------------------------------------------------
 
@@ -283,6 +292,8 @@ class ResilientStages:
 
     async def _go_back(self, part: Part, block: int, *, alive: bool) -> int:
         """Have the part stand before this block or an earlier one; gives which."""
+        if self._make_sure is not None:
+            await self._make_sure()
         spec, replica = self._agreed, self._held.get(part) if alive else None
         for at in await self._in_time(self._graph.exports(part, self._session)):
             if at > block or (at not in self._plans and at != self._newest + 1):
@@ -340,26 +351,13 @@ class ResilientStages:
             self._portrait = None
 
     async def _close(self, part: Part, replica: str) -> None:
+        await self._quietly(self._graph.close(part, replica, self._agreed, self._attempt))
+
+    async def _quietly(self, call: Awaitable[None]) -> None:
         with suppress(PartLost):
-            await self._in_time(self._graph.close(part, replica, self._agreed))
+            await self._in_time(call)
 
     # ---- time --------------------------------------------------------------------------------------------------------------
-
-    async def _in_time(self, waiting: Awaitable[T]) -> T:
-        """What is awaited, or `PartLost` when it takes too long."""
-        try:
-            async with asyncio.timeout(self._patience.stage_s):
-                return await waiting
-        except TimeoutError:
-            raise PartLost(f"nothing came for {self._patience.stage_s:g} s") from None
-
-    async def _timely(self, parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:
-        while True:
-            try:
-                part = await self._in_time(anext(parts))
-            except StopAsyncIteration:
-                return
-            yield part
 
     def _check_patience(self, since: float, loss: PartLost) -> None:
         if self._now() - since > self._patience.place_s:

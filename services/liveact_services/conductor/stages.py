@@ -145,8 +145,8 @@ class Stages(Protocol):
     def listen(self, listener: Callable[[Moved], None]) -> None:
         """Have this called whenever the session has moved to other replicas."""
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
-        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
+        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]; none for one that goes on."""
 
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
         """Start the block now; its parts arrive in order. Blocks are submitted in order, two at most unfinished."""
@@ -156,3 +156,6 @@ class Stages(Protocol):
 
     async def close(self) -> None:
         """Forget the session everywhere."""
+
+    def let_go(self) -> None:
+        """Forget the session here: it is another owner's."""

@@ -16,6 +16,7 @@ from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
 from liveact_services.denoiser.turns import Turns
+from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
@@ -48,6 +49,7 @@ class Denoiser(StatefulReplica[_Held]):
             limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
         )  # fmt: skip
         self._exporter = Exporter(put_into(vault, Part.DENOISER), limits.export_blocks)
+        self._fence = Fence()
 
     async def open(
         self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray, attempt: int = 0
@@ -55,8 +57,9 @@ class Denoiser(StatefulReplica[_Held]):
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
         Raises `ReplicaFull` when the device has no time or memory for it, when as many sessions are held as the config allows,
-        or when it is drained.
+        or when it is drained, and `Superseded` after a later attempt.
         """
+        self._fence.enter(spec.session, attempt)
         async with self._admitted(spec) as held:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
             held.order = BlockOrder(0, attempt)
@@ -65,8 +68,9 @@ class Denoiser(StatefulReplica[_Held]):
     async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int = 0) -> str:
         """Go on from an export, here, whether the session was held, parked or elsewhere; gives this replica's id.
 
-        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull` as `open` does.
+        Raises `StateError` for an export that cannot be adopted, `ReplicaFull` and `Superseded` as `open` does.
         """
+        self._fence.enter(spec.session, attempt)
         async with self._admitted(spec) as held:
             block = await self.compute.run(self._ranks.adopt, spec, exported)
             held.order = BlockOrder(block, attempt)
@@ -75,8 +79,9 @@ class Denoiser(StatefulReplica[_Held]):
     async def settle(self, session: str, attempt: int) -> int:
         """Begin an attempt: send away the blocks that wait, but finish the one being denoised; gives the block that is next.
 
-        Raises `ReplicaGone` for a session not held here.
+        Raises `ReplicaGone` for a session not held here, and `Superseded` after a later attempt.
         """
+        self._fence.enter(session, attempt)
         order = self._held(session).order
         order.supersede(attempt)
         await order.idle()
@@ -105,8 +110,16 @@ class Denoiser(StatefulReplica[_Held]):
         due = None if due_s is None else time.monotonic() + due_s - features.held_s
         async with held.order.turn(block, attempt):
             denoised = await self._turns.denoise(held.spec, block, features, text, due)
-            self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session))
+            self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session), attempt)
             return denoised
+
+    async def protect(self, session: str, attempt: int) -> None:
+        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
+        self._fence.enter(session, attempt)
+        order = self._held(session).order
+        self._exporter.want(session)
+        if not order.busy:
+            self._exporter.offer(session, order.next_block, lambda: self._ranks.snapshot(session), attempt)
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
@@ -138,8 +151,10 @@ class Denoiser(StatefulReplica[_Held]):
             await self.compute.run(self._ranks.close, session)
         return exported
 
-    async def close(self, session: str) -> None:
-        """Forget a session; closing one twice, or one never held, is no error."""
+    async def close(self, session: str, attempt: int | None = None) -> None:
+        """Forget a session; closing one twice, or one never held, is no error. Raises `Superseded` after a later attempt."""
+        if attempt is not None:
+            self._fence.enter(session, attempt)
         if self._forget(session):
             await self.compute.run(self._ranks.close, session)
 
@@ -152,6 +167,7 @@ class Denoiser(StatefulReplica[_Held]):
         if held is None:
             return False
         held.order.close()
+        self._exporter.forget(session)
         self._admission.release(session, ended)
         return True
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,8 @@ import liveact_services
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import ModelConfig
 from liveact_models.voice.source import RATES as SAMPLE_RATES
+from liveact_services.conductor.journal import Journal
+from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
@@ -22,7 +25,8 @@ from liveact_services.gateway.catalogue import Catalogue
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
-from liveact_services.gateway.serve_stages import StageHandles, serve_stages
+from liveact_services.gateway.serve_stages import ServeArchive, StageHandles, serve_stages
+from liveact_services.gateway.takeover import take_over
 from liveact_services.gateway.warm_up import warm_up
 from liveact_services.replica import join_serve_log, replica_id
 from liveact_services.sessions import (
@@ -35,8 +39,8 @@ from liveact_services.sessions import (
     SessionStore,
     names,
 )
-from liveact_services.sessions.tokens import new_resume_token, token_hash, token_matches
-from liveact_services.tenants import Access, Caller
+from liveact_services.sessions.tokens import new_resume_token, token_hash
+from liveact_services.tenants import Access, Caller, Quotas
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
@@ -75,7 +79,9 @@ class Gateway:
         self._requests = RequestQuota(database)
         directory = config.open_tenants()
         self._access = Access(directory)
+        self._archive = ServeArchive(self._handles)
         self._live: dict[str, LiveSession] = {}
+        self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
         self._started_at = time.time()
         self._warm = False
@@ -178,7 +184,9 @@ class Gateway:
         )  # fmt: skip
         ledger = Ledger(record, self._store, self._leases, replica_id(), limits, tenant.quotas)
         await ledger.admit()
-        live = LiveSession(spec, voice, serve_stages(self._handles, limits), ledger, limits, self._ended)
+        stages = self._stages(ledger)
+        journal = Journal(self._archive, session, ledger.attempt, stages.protect)
+        live = LiveSession(spec, voice, stages, ledger, limits, self._ended, journal)
         self._live[session] = live
         live.start(picture.image)
         return live, token
@@ -195,14 +203,36 @@ class Gateway:
     async def _resume(self, resume: pb.Resume, caller: Caller) -> tuple[LiveSession, int]:
         tenant = self._access.check(caller)
         record = await self._store.resume(resume.token, tenant.id)
-        live = self._live.get(record.id)
-        if live is None:
-            raise fail("SESSION_LOST", "the gateway that held this session has gone")
-        if not token_matches(resume.token, live.ledger.record.resume_hash):
-            raise fail("RESUME_TOKEN_INVALID", "the resume token fits no session of this caller")
-        live.ledger.quotas = tenant.quotas
-        await live.ledger.attach()
-        return live, live.resume(resume.next_frame, caller)
+        # One after the other: of two streams that come for one session the second finds what the first has made.
+        turn = self._resuming.setdefault(record.id, asyncio.Lock())
+        async with turn:
+            live = self._live.get(record.id)
+            if live is not None and live.ledger.yields_to(record):
+                await live.let_go()
+                live = None
+            if live is None:
+                return await self._take_over(record, resume.next_frame, tenant.quotas, caller)
+            live.ledger.quotas = tenant.quotas
+            await live.ledger.attach()
+            return live, live.resume(resume.next_frame, caller)
+
+    async def _take_over(
+        self, record: SessionRecord, frame: int, quotas: Quotas, caller: Caller
+    ) -> tuple[LiveSession, int]:
+        """Go on with a session of another Gateway, whether that one has gone or was not reached."""
+        if self._leaving:
+            raise fail("SHUTTING_DOWN", "this server stops")
+        limits = self._config.sessions
+        ledger = Ledger(record, self._store, self._leases, replica_id(), limits, quotas)
+        await ledger.attach()
+        live = await take_over(ledger, self._archive, self._stages, limits, self._ended, frame)
+        self._live[record.id] = live
+        if record.state is SessionState.DETACHED:
+            ledger.moved(SessionState.STREAMING)
+        return live, live.attach(caller)
+
+    def _stages(self, ledger: Ledger) -> SucceedingStages:
+        return serve_stages(self._handles, self._config.sessions, ledger.attempt, ledger.make_sure)
 
     def _introduce(self, live: LiveSession, token: str) -> pb.Session:
         message = live.ledger.record.to_proto()
@@ -213,7 +243,9 @@ class Gateway:
         return message
 
     def _ended(self, live: LiveSession) -> None:
-        self._live.pop(live.spec.session, None)
+        # Another may have its place by now: one that was taken over, and came back.
+        if self._live.get(live.spec.session) is live:
+            del self._live[live.spec.session]
 
     async def _warm_up(self) -> None:
         while not self._warm:

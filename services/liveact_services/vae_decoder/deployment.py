@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
+from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
@@ -40,9 +41,14 @@ class VaeDecoder(StatefulReplica[_Held]):
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._fingerprint = self.model_config.fingerprint()
         self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
+        self._fence = Fence()
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
-        """Admit a session and give this replica's id, to which it is pinned from now on. Raises `ReplicaFull`."""
+        """Admit a session and give this replica's id, to which it is pinned from now on.
+
+        Raises `ReplicaFull`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(spec.session, attempt)
         self._admit(spec.session)
         self._hold(spec.session, Decoding(self._vae, spec, self.device), attempt)
         return replica_id()
@@ -50,15 +56,20 @@ class VaeDecoder(StatefulReplica[_Held]):
     async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int) -> str:
         """Go on from an export, here, whether the session was held or not; gives this replica's id.
 
-        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull`.
+        Raises `StateError` for an export that cannot be adopted, `ReplicaFull`, and `Superseded` after a later attempt.
         """
+        self._fence.enter(spec.session, attempt)
         self._admit(spec.session)
         decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
         self._hold(spec.session, decoding, attempt)
         return replica_id()
 
     async def settle(self, session: str, attempt: int) -> int:
-        """Begin an attempt: give up what is being decoded; gives the block that comes next. Raises `ReplicaGone`."""
+        """Begin an attempt: give up what is being decoded; gives the block that comes next.
+
+        Raises `ReplicaGone`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(session, attempt)
         held = self._held(session)
         held.order.supersede(attempt)
         # On the thread that decodes, hence after the latent frame it is at.
@@ -88,11 +99,23 @@ class VaeDecoder(StatefulReplica[_Held]):
                 if (part := await self.compute.run(next, parts, None)) is None:
                     break
                 yield part
-            self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint))
+            self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint), attempt)
 
-    async def close(self, session: str) -> None:
-        """Forget a session; an unknown one is no error."""
+    async def protect(self, session: str, attempt: int) -> None:
+        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
+        self._fence.enter(session, attempt)
+        held = self._held(session)
+        self._exporter.want(session)
+        if not held.order.busy:
+            block = held.order.next_block
+            self._exporter.offer(session, block, lambda: held.decoding.snapshot(self._fingerprint), attempt)
+
+    async def close(self, session: str, attempt: int | None = None) -> None:
+        """Forget a session; an unknown one is no error. Raises `Superseded` after a later attempt."""
+        if attempt is not None:
+            self._fence.enter(session, attempt)
         held = self._sessions.pop(session, None)
+        self._exporter.forget(session)
         if held is not None:
             held.order.close()
 

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 Snapshot = Callable[[], bytes]
 """A session's value as it was when this was made: calling it, on any thread and at any later time, serialises it."""
-Put = Callable[[str, int, bytes], Awaitable[None]]
-"""Hands (session, block, export) to a Vault."""
+Put = Callable[[str, int, bytes, int], Awaitable[None]]
+"""Hands (session, block, export, attempt) to a Vault."""
 
 
 def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
@@ -27,8 +27,8 @@ def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
     if vault is None:
         return None
 
-    async def put(session: str, block: int, export: bytes) -> None:
-        await vault.options(session_id=session).put.remote(session, part, block, export)
+    async def put(session: str, block: int, export: bytes, attempt: int) -> None:
+        await vault.options(session_id=session).put.remote(session, part, block, export, attempt)
 
     return put
 
@@ -44,22 +44,37 @@ class Exporter:
         self._put, self._every = put, every
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="Exporter")
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._wanted: set[str] = set()
 
     def due(self, block: int) -> bool:
         """Whether the boundary before this block is one of which exports are made."""
         return self._put is not None and block > 0 and block % self._every == 0
 
-    def offer(self, session: str, block: int, snapshot: Callable[[], Snapshot]) -> None:
-        """The session stands before `block`: take its value with `snapshot`, now, and send it when there is time."""
-        if self._put is None or not self.due(block) or session in self._under_way:
+    def want(self, session: str) -> None:
+        """Export the next boundary of the session whichever it is: the Vault has lost what it held."""
+        self._wanted.add(session)
+
+    def offer(self, session: str, block: int, snapshot: Callable[[], Snapshot], attempt: int = 0) -> None:
+        """The session stands before `block`: take its value with `snapshot`, now, and send it when there is time.
+
+        `attempt`: the one at which it was made.
+        """
+        wanted = session in self._wanted and block > 0
+        if self._put is None or not (wanted or self.due(block)) or session in self._under_way:
             return
+        self._wanted.discard(session)
         # Of a context of its own: Serve cancels what a cancelled request has called, and knows a request by its context.
-        task = asyncio.create_task(self._send(self._put, session, block, snapshot()), context=contextvars.Context())
+        sending = self._send(self._put, session, block, snapshot(), attempt)
+        task = asyncio.create_task(sending, context=contextvars.Context())
         self._under_way[session] = task
         task.add_done_callback(lambda _: self._under_way.pop(session, None))
 
-    async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot) -> None:
+    def forget(self, session: str) -> None:
+        """The session is held here no more."""
+        self._wanted.discard(session)
+
+    async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> None:
         try:
-            await put(session, block, await asyncio.get_running_loop().run_in_executor(self._pool, snapshot))
+            await put(session, block, await asyncio.get_running_loop().run_in_executor(self._pool, snapshot), attempt)
         except Exception as error:
             log.warning("no export before block %d: %s", block, error, extra={"session_id": session})
