@@ -94,8 +94,8 @@ class Conductor:
         if self._finishing:
             raise fail("SESSION_ENDED", "voice came after close")
         left = self._begun.position
-        rest = samples[left.samples :] if self.requests == left.request else samples
-        self.speech.hear(utterance, rest, self.requests, self.pieces)
+        placed = left.samples if self.requests == left.request else 0
+        self.speech.hear(utterance, samples, self.requests, self.pieces, placed)
         self.pieces += 1
         self._took_in()
 

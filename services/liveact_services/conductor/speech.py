@@ -104,14 +104,16 @@ class Speech:
 
     # ---- what the client sends ---------------------------------------------------------------------------------------------
 
-    def hear(self, name: str, samples: np.ndarray, request: int = 0, number: int = 0) -> None:
+    def hear(self, name: str, samples: np.ndarray, request: int = 0, number: int = 0, placed: int = 0) -> None:
         """Voice of an utterance, float32 [n]. Raises `ServiceError` when utterances interleave or too much waits.
 
-        It came as piece `number` with that request: what `position` counts.
+        It came as piece `number` with that request: what `position` counts. Of one that comes again `placed` samples were placed
+        before.
         """
-        if name in self._dropped or not len(samples):
+        new = len(samples) - placed
+        if name in self._dropped or new <= 0:
             return
-        if self.waiting + len(samples) > self._max_waiting:
+        if self.waiting + new > self._max_waiting:
             raise fail(
                 "VOICE_BACKLOG_FULL", f"more than {self._max_waiting / self.rate:.0f} s of voice wait to be spoken"
             )
@@ -124,8 +126,8 @@ class Speech:
             current = Utterance(name)
             self._queue.append(current)
             self._names[name] = request
-        current.pieces.append(Piece(samples, request, number))
-        current.waiting += len(samples)
+        current.pieces.append(Piece(samples, request, number, placed))
+        current.waiting += new
 
     def end(self, name: str, request: int = 0) -> Event | None:
         """No more voice in this utterance.
