@@ -113,6 +113,7 @@ class ScriptedGraph:
         self.counts = Counts()
         self.shelf: Shelf | None = Shelf(1 << 26, 1e9)
         self.vault_s = 0.002
+        self._wanted: set[Part] = set()
         self.hearing = asyncio.Event()
         """Whether an AudioEncoder is there."""
         self.hearing.set()
@@ -282,8 +283,9 @@ class ScriptedGraph:
     async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         at = self._find(part, replica)
         held = at.held(spec.session)
+        self._wanted.add(part)
         if not held.order.busy:
-            self._export(at, part, spec.session, held.order.next_block, held.value, attempt, wanted=True)
+            self._export(at, part, spec.session, held.order.next_block, held.value, attempt)
 
     async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         at = self._find(part, replica)
@@ -352,11 +354,10 @@ class ScriptedGraph:
             raise PartLost(f"{name} has gone")
         return found
 
-    def _export(
-        self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes, attempt: int, wanted: bool = False
-    ) -> None:  # fmt: skip
-        if block % self.export_blocks and not wanted:
+    def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes, attempt: int) -> None:
+        if block % self.export_blocks and part not in self._wanted:
             return
+        self._wanted.discard(part)
 
         def arrive() -> None:
             if self.shelf is not None and not at.died.is_set():

@@ -142,11 +142,11 @@ def _run(pages: Mapping[int, tuple[Page, bytes]], frame: int) -> dict[int, tuple
     """The pages without a gap around the block of this frame, and those that lead there. Raises `ServiceError`."""
     wanted = block_of_frame(frame)
     newest = wanted if wanted in pages else wanted - 1
-    if (newest not in pages and newest >= 0) or (newest < wanted and frame != block_frames(wanted).start):
-        known = f"blocks {min(pages)} to {max(pages)}" if pages else "no block"
-        raise fail(
-            "RESUME_FRAME_UNAVAILABLE", f"frame {frame} of block {wanted} is wanted; the journal tells of {known}"
-        )
+    # Of a block that was not planned its first frame can be wanted, and nothing more.
+    known = newest in pages if pages else newest < 0
+    if not known or (newest < wanted and frame != block_frames(wanted).start):
+        told = f"blocks {min(pages)} to {max(pages)}" if pages else "no block"
+        raise fail("RESUME_FRAME_UNAVAILABLE", f"frame {frame} of block {wanted} is wanted; the journal tells of {told}")
     while newest + 1 in pages:
         newest += 1
     run: dict[int, tuple[Page, bytes]] = {}
@@ -154,7 +154,7 @@ def _run(pages: Mapping[int, tuple[Page, bytes]], frame: int) -> dict[int, tuple
     for block in sorted((b for b in pages if b <= newest), reverse=True):
         page, _ = pages[block]
         if page.plan is None:
-            if block >= wanted:
+            if block >= wanted or block == newest:
                 run[block] = pages[block]
         elif page.made == following - 1:
             following = page.made
