@@ -161,7 +161,7 @@ def _run(pages: Mapping[int, tuple[Page, bytes]], frame: int) -> dict[int, tuple
             run[block] = pages[block]
         else:
             break
-    return run
+    return dict(sorted(run.items()))
 
 
 async def _shown(page: Page, given: int) -> AsyncIterator[VideoPart]:
