@@ -20,7 +20,7 @@ from liveact_models.voice import VoiceBuffer
 from liveact_services.conductor.archive import first_attempt
 from liveact_services.conductor.conductor import Conductor
 from liveact_services.conductor.journal import MAX_PAGES, Journal
-from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
+from liveact_services.conductor.outputs import Event, Output, Sound, Video
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.points import Opening, Page
@@ -359,7 +359,7 @@ def test_in_real_time_every_sample_is_spoken_once_and_every_frame_shown_once(see
 LONG = [(0.0, ("hear", "u", np.arange(1, 24 * RATE + 1, dtype=np.float32))), (0.0, ("end", "u"))]
 
 
-async def told(graph: ScriptedGraph, block: int, spec: SessionSpec = session_spec()) -> Client:  # noqa: B008
+async def told(graph: ScriptedGraph, block: int, spec: SessionSpec = session_spec()) -> Client:
     """A session that has given out this block's first frames."""
     client = Client(graph, spec)
     await client.begin()

@@ -146,7 +146,9 @@ def _run(pages: Mapping[int, tuple[Page, bytes]], frame: int) -> dict[int, tuple
     known = newest in pages if pages else newest < 0
     if not known or (newest < wanted and frame != block_frames(wanted).start):
         told = f"blocks {min(pages)} to {max(pages)}" if pages else "no block"
-        raise fail("RESUME_FRAME_UNAVAILABLE", f"frame {frame} of block {wanted} is wanted; the journal tells of {told}")
+        raise fail(
+            "RESUME_FRAME_UNAVAILABLE", f"frame {frame} of block {wanted} is wanted; the journal tells of {told}"
+        )
     while newest + 1 in pages:
         newest += 1
     run: dict[int, tuple[Page, bytes]] = {}

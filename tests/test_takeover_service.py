@@ -1,0 +1,163 @@
+"""The Gateway that holds a session is killed: its client goes on at another, every frame once, with the bytes of an undisturbed run.
+
+The test has a service of its own, with two Gateways, and no other beside it: Ray is one a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from conftest import Service, pcm16
+from failover_fixtures import Watched, kill, record, until_replicas, watch
+from liveact.v1 import avatar_pb2 as pb
+from liveact_models.timeline import block_frames
+from liveact_services.client import AvatarClient, AvatarStream, ClientError
+from liveact_services.config import load_config
+from liveact_services.service import start_service
+from test_service import session, speech
+
+pytestmark = pytest.mark.slow
+
+RESUMED_WITHIN_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with two Gateways."""
+    config = load_config(
+        port=0, http_port=0, data_dir=tmp_path_factory.mktemp("pair"), checkpoint="untrained",
+        gateway={"replicas": 2}, sessions={"max_utilisation": 1000},
+    )  # fmt: skip
+    began = time.monotonic()
+    running = start_service(config)
+    yield Service(running.address, running, config, time.monotonic() - began)
+    running.stop()
+
+
+class Talker:
+    """A client that keeps what it sent, and sends again what a server that was lost had not kept."""
+
+    def __init__(self, voice: np.ndarray) -> None:
+        data, pieces = pcm16(voice), (6400, 2, 30000, 1234)
+        self.requests: list[pb.StreamAvatarRequest] = []
+        at = 0
+        while at < len(data):
+            piece = data[at : at + pieces[len(self.requests) % 4]]
+            chunk = pb.AudioChunk(data=piece, utterance_id="a", sequence=len(self.requests))
+            self.requests.append(pb.StreamAvatarRequest(audio=chunk))
+            at += len(piece)
+        self.requests.append(pb.StreamAvatarRequest(end_utterance=pb.EndUtterance(utterance_id="a")))
+        self.heard = Watched()
+        self.token = ""
+        self.forgettable = 0
+        self.stalls: list[float] = []
+        self.asked_again: list[int] = []
+
+    async def say(self, stream: AvatarStream, first: int, pace_s: float) -> None:
+        for request in self.requests[first:]:
+            await stream._send(**{request.WhichOneof("payload"): getattr(request, request.WhichOneof("payload"))})
+            await asyncio.sleep(pace_s)
+        await stream.close()
+
+    async def watch(self, stream: AvatarStream, lost: float | None = None, until: int = 1 << 30) -> None:
+        """Take what comes, until so many frames are there."""
+        async for message in stream:
+            if isinstance(message, pb.AudioSpan):
+                self.forgettable = max(self.forgettable, message.next_request)
+                if any(span.block == message.block for span in self.heard.spans):
+                    continue
+            self.heard.take(message)
+            if lost is not None and isinstance(message, pb.VideoChunk):
+                self.stalls.append(time.monotonic() - lost)
+                lost = None
+            if len(self.heard.frames) >= until:
+                return
+
+    async def until(self, client: AvatarClient, config: pb.SessionConfig, pace_s: float, frames: int) -> None:
+        async with client.stream(config) as stream:
+            await stream.ready()
+            self.heard.name, self.token = stream.session.name, stream.session.resume_token
+            saying = asyncio.create_task(self.say(stream, 0, pace_s))
+            try:
+                await self.watch(stream, until=frames)
+            finally:
+                saying.cancel()
+                await asyncio.gather(saying, return_exceptions=True)
+
+    async def go_on(self, client: AvatarClient, lost: float, pace_s: float, frames: int = 1 << 30) -> None:
+        """Resume with the token and the next frame, asking again while the proxy still sends to the one that has gone."""
+        while True:
+            try:
+                async with client.resume(self.token, len(self.heard.frames)) as stream:
+                    first = stream.session.next_request
+                    assert first >= self.forgettable
+                    self.asked_again.append(len(self.requests) - first)
+                    saying = asyncio.create_task(self.say(stream, first, pace_s))
+                    try:
+                        return await self.watch(stream, lost, frames)
+                    finally:
+                        saying.cancel()
+                        await asyncio.gather(saying, return_exceptions=True)
+            except ClientError as error:
+                assert time.monotonic() - lost < RESUMED_WITHIN_S, error
+                print("resume again:", error)
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("codec", [pb.VIDEO_CODEC_JPEG, pb.VIDEO_CODEC_RGB])
+async def test_a_killed_gateway_costs_no_frame_and_no_byte(
+    pair: Service, portrait: bytes, codec: pb.VideoCodec
+) -> None:
+    voice = speech(24.0, 3)
+    pacing = pb.PACING_REALTIME if codec == pb.VIDEO_CODEC_JPEG else pb.PACING_FASTEST
+    config = session(portrait, codec=codec, seed=5, idle_policy=pb.IDLE_POLICY_HOLD, pacing=pacing)
+    async with asyncio.timeout(280), AvatarClient(pair.address) as client:
+        calm = pb.SessionConfig()
+        calm.CopyFrom(config)
+        calm.pacing = pb.PACING_FASTEST
+        expected = await watch(client, calm, voice)
+        talker = Talker(voice)
+        await talker.until(client, config, 0.001, block_frames(6).start + 5)
+        for cut in (block_frames(6).start + 5, block_frames(11).start):
+            assert len(talker.heard.frames) >= cut
+            before = await record(pair, talker.heard.name)
+            assert kill("Gateway", before.gateway) == [before.gateway]
+            lost = time.monotonic()
+            last = cut == block_frames(11).start
+            await talker.go_on(client, lost, 0.001, 1 << 30 if last else block_frames(11).start)
+            after = await record(pair, talker.heard.name)
+            assert after.gateway != before.gateway
+            print(f"{pacing}: gateway killed, next frame after {talker.stalls[-1]:.2f} s, "
+                  f"{talker.asked_again[-1]} requests again of {len(talker.requests)}")  # fmt: skip
+            await until_replicas("Gateway", 2, pair)
+    heard = talker.heard
+    assert heard.indices == list(range(len(expected.frames)))
+    assert heard.bytes == expected.bytes
+    np.testing.assert_array_equal(heard.sound(), expected.sound())
+    assert [event.message.split(" after")[0] for event in heard.migrations()] == ["another gateway took over"] * 2
+
+
+async def test_a_session_taken_from_a_gateway_that_lives_is_let_go_there(pair: Service, portrait: bytes) -> None:
+    """Resumed until the other Gateway is the one that is reached: the first then lets go, and closes nothing."""
+    voice = speech(16.0, 4)
+    config = session(portrait, codec=pb.VIDEO_CODEC_JPEG, seed=5, idle_policy=pb.IDLE_POLICY_HOLD)
+    async with asyncio.timeout(200), AvatarClient(pair.address) as client:
+        expected = await watch(client, config, voice)
+        talker = Talker(voice)
+        holders = []
+        await talker.until(client, config, 0.001, block_frames(1).start)
+        for block in range(3, 9):
+            holders.append((await record(pair, talker.heard.name)).gateway)
+            await talker.go_on(client, time.monotonic(), 0.001, block_frames(block).start + 3)
+        await talker.go_on(client, time.monotonic(), 0.001)
+        holders.append((await record(pair, talker.heard.name)).gateway)
+    heard = talker.heard
+    assert len(set(holders)) == 2, "the proxy sent every stream to the same Gateway"
+    assert heard.indices == list(range(len(expected.frames)))
+    assert heard.bytes == expected.bytes
+    np.testing.assert_array_equal(heard.sound(), expected.sound())
