@@ -1,7 +1,7 @@
 """Where a call goes: the decision itself, over plain values. Serve's router and the simulator both ask here.
 
-Two routers may see the fleet differently. What they decide is a hint: the replica admits for itself (`holding.py`), and
-Redis says which replica a session is on (`SessionStore.place`).
+Two routers may see the fleet differently. What they decide is a hint: the replica admits for itself, and lets nobody act on a
+session at an older attempt than it has seen (`fencing.py`).
 """
 
 from __future__ import annotations
