@@ -358,7 +358,7 @@ class Unfenced(Ownership):
 
 def test_the_property_would_find_two_owners_without_the_fence(valkey: EmbeddedValkey) -> None:
     Unfenced.url = valkey.url
-    with pytest.raises(BaseException, match="is owned by|a later owner holds"):
+    with pytest.raises(BaseException, match=r"is owned by|a later owner holds"):
         run_state_machine_as_test(
             Unfenced,
             settings=settings(

@@ -1,4 +1,4 @@
-"""The Gateway that holds a session is killed: its client goes on at another, every frame once, with the bytes of an undisturbed run.
+"""The Gateway that holds a session is killed: its client goes on at another, every frame once, with an undisturbed run's bytes.
 
 The test has a service of its own, with two Gateways, and no other beside it: Ray is one a process.
 """
@@ -21,7 +21,7 @@ from liveact_services.config import load_config
 from liveact_services.service import start_service
 from test_service import session, speech
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RESUMED_WITHIN_S = 30.0
 
@@ -104,7 +104,8 @@ class Talker:
                         saying.cancel()
                         await asyncio.gather(saying, return_exceptions=True)
             except ClientError as error:
-                assert time.monotonic() - lost < RESUMED_WITHIN_S, error
+                if time.monotonic() - lost > RESUMED_WITHIN_S:
+                    raise
                 print("resume again:", error)
                 await asyncio.sleep(0.1)
 

@@ -205,8 +205,7 @@ class Journal:
         base = min(max((b for b in self._exports.get(part, []) if b <= floor), default=0) for part in Part)
         # The newest stays whatever its block: in it is what the session has become.
         for block, page in sorted(self._pages.items())[:-1]:
-            only_shown = page.made is None
-            if block_frames(block).stop <= self._acked if only_shown else page.made < base:
+            if block_frames(block).stop <= self._acked if page.made is None else page.made < base:
                 self._forget(block)
         if base > 0:
             self._others.pop(PORTRAIT, None)
