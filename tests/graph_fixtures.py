@@ -127,6 +127,9 @@ class ScriptedGraph:
     def holder(self, part: Part, session: str = "s") -> ScriptedReplica | None:
         return next((r for r in self.replicas[part] if session in r.sessions), None)
 
+    def holders(self) -> dict[Part, str]:
+        return {part: replica.name for part in Part if (replica := self.holder(part)) is not None}
+
     def kill(self, part: Part) -> None:
         """The replica that holds the session dies, if one does."""
         if (replica := self.holder(part)) is not None:

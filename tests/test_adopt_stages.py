@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ import pytest
 from liveact_models.blob import StateError
 from liveact_models.timeline import block_frames
 from liveact_services import stateful
+from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.local import LocalModels
 from liveact_services.conductor.parts import Moved, Part, PartLost
 from liveact_services.conductor.patience import Patience
@@ -27,7 +29,8 @@ from liveact_services.vae_decoder import deployment as vae_decoder
 from liveact_services.vae_decoder.decoding import Decoding
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vault.deployment import Vault
-from stage_fixtures import FPS, hummed_plans, noise_portrait, session_spec
+from stage_fixtures import FPS, RATE, hummed_plans, noise_portrait, session_spec
+from takeover_fixtures import Client
 
 BLOCKS = 7
 CONFIG = ServiceConfig(checkpoint="untrained", sessions={"export_blocks": 2})  # type: ignore[arg-type]
@@ -68,6 +71,8 @@ class Cluster:
     models: LocalModels
     vault: Vault
     replicas: dict[Part, dict[str, Denoiser | VaeDecoder]]
+
+    export_blocks = CONFIG.sessions.export_blocks
 
     def kill(self, part: Part) -> None:
         """The replica that holds a session is there no more."""
@@ -132,8 +137,27 @@ class Cluster:
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         await self._at(part, replica).keep(spec.session)
 
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        await self._at(part, replica).protect(spec.session, attempt)
+
     async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
-        await self._at(part, replica).close(spec.session)
+        with suppress(Superseded):
+            await self._at(part, replica).close(spec.session, attempt)
+
+    async def write(self, session: str, attempt: int, writing: Writing) -> Kept:
+        return await self.vault.write(session, attempt, writing)
+
+    async def read(self, session: str, attempt: int | None) -> dict[str, bytes]:
+        return await self.vault.read(session, attempt)
+
+    def holders(self) -> dict[Part, str]:
+        """The replica of each part; there is one session at a time."""
+        return {
+            part: name
+            for part, replicas in self.replicas.items()
+            for name, replica in replicas.items()
+            if self._sessions(replica)
+        }
 
     async def forget(self, session: str, attempt: int) -> None:
         await self.vault.forget(session, attempt)
@@ -161,13 +185,18 @@ def cluster(models: LocalModels, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 async def performed(
-    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec, lost: dict[int, tuple[Part, ...]]
+    cluster: Cluster,
+    plans: list[BlockPlan],
+    portrait: np.ndarray,
+    codec: Codec,
+    lost: dict[int, tuple[Part, ...]],
+    session: str = "s",
 ) -> tuple[list[EncodedFrame], list[Moved]]:
     """The frames of all blocks; `lost` says what dies once the first part of a block has come."""
     stages = ResilientStages(cluster, Patience(60.0, 120.0), CONFIG.sessions.export_blocks)
     moves: list[Moved] = []
     stages.listen(moves.append)
-    await stages.open(session_spec(codec=codec), portrait)
+    await stages.open(session_spec(codec=codec, session=session), portrait)
     frames: list[EncodedFrame] = []
     coming = {0: stages.submit(plans[0])}
     for block in range(BLOCKS):
@@ -198,9 +227,9 @@ async def test_lost_replicas_change_no_byte_of_any_frame(
 ) -> None:
     expected, _ = await performed(cluster, plans, portrait, codec, {})
     everything = {part: dict(replicas) for part, replicas in cluster.replicas.items()}
-    for case in CASES:
+    for number, case in enumerate(CASES):
         cluster.replicas = {part: dict(replicas) for part, replicas in everything.items()}
-        frames, moves = await performed(cluster, plans, portrait, codec, dict(case))
+        frames, moves = await performed(cluster, plans, portrait, codec, dict(case), f"s{number}")
         assert [(f.index, f.data) for f in frames] == [(f.index, f.data) for f in expected], case
         assert {part for moved in moves for part in moved.parts} == {part for parts in case.values() for part in parts}
         for replicas in everything.values():
@@ -224,6 +253,55 @@ async def test_h264_goes_on_with_a_key_frame_and_every_frame_can_be_decoded(
         pictures += decoder.decode(packet)
     pictures += decoder.decode(None)
     assert len(pictures) == len(frames)
+
+
+@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
+async def test_another_gateway_goes_on_with_the_bytes_of_an_undisturbed_run(cluster: Cluster, codec: Codec) -> None:
+    voice = np.concatenate([0.3 * np.sin(np.arange(6 * RATE) * 0.08), np.zeros(RATE // 2)]).astype(np.float32)
+    runs = []
+    for session, losses in [("calm", []), ("lost", [0, 25, 90, 117])]:
+        client = Client(cluster, session_spec(codec=codec, session=session))  # type: ignore[arg-type]
+        await client.begin()
+        for at in range(0, len(voice), 7777):
+            client.say("hear", "u", voice[at : at + 7777])
+        client.say("update", "She laughs.", 3.0)
+        client.say("end", "u")
+        client.close()
+        for frame in losses:
+            async with asyncio.timeout(60):
+                while len(client.frames) < frame:
+                    await asyncio.sleep(0.005)
+            await client.move(back=5)
+        async with asyncio.timeout(60):
+            await client.end()
+        for owner in client.owners:
+            await owner.die()
+        await client.owner.stages.close()  # type: ignore[union-attr]
+        assert len(client.owners) == 1 + len(losses)
+        runs.append(client)
+    calm, lost = runs
+    assert lost.frames == calm.frames
+    assert np.array_equal(lost.sound, calm.sound)
+
+
+async def test_an_earlier_attempt_is_sent_away_by_a_replica_that_forgot_the_session(
+    cluster: Cluster, portrait: np.ndarray
+) -> None:
+    spec = session_spec()
+    for part, name in [(DENOISER, "denoiser-0"), (DECODER, "decoder-0")]:
+        at = cluster._at(part, name)
+        assert await cluster.open(part, spec, portrait, 5, "") == name
+        with pytest.raises(Superseded):
+            await at.close("s", 4)
+        assert await at.sessions() == ["s"]
+        await at.close("s", 6)
+        assert await at.sessions() == []
+        with pytest.raises(Superseded):
+            await cluster.open(part, spec, portrait, 5, "")
+        for call in (at.settle("s", 5), at.protect("s", 5), at.adopt(spec, b"", 5)):
+            with pytest.raises(Superseded):
+                await call
+        assert await at.sessions() == []
 
 
 # ---- a decoder's state

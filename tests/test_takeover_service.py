@@ -16,8 +16,9 @@ from conftest import Service, pcm16
 from failover_fixtures import Watched, kill, record, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
-from liveact_services.client import AvatarClient, AvatarStream, ClientError
+from liveact_services.client import AvatarClient, AvatarStream
 from liveact_services.config import load_config
+from liveact_services.errors import ClientError
 from liveact_services.service import start_service
 from test_service import session, speech
 
