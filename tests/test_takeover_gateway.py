@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,14 +19,16 @@ from liveact_services.conductor.parts import Part
 from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.stages import Codec, Pacing
 from liveact_services.conductor.succession import SucceedingStages
-from liveact_services.config import SessionLimits
+from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError
+from liveact_services.gateway import deployment
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.requests import VoiceFormat
-from liveact_services.gateway.takeover import take_over
 from liveact_services.sessions import Database, Leases, SessionRecord, SessionState, SessionStore
 from liveact_services.sessions.names import new_id
+from liveact_services.sessions.tokens import new_resume_token, token_hash
+from liveact_services.tenants import Access
 from liveact_services.vault.shelf import Shelf
 from session_fixtures import fails
 from stage_fixtures import FPS, RATE, session_spec
@@ -34,22 +37,31 @@ from test_live_session import PORTRAIT, Stream, voice
 pytest_plugins = ["session_fixtures"]
 
 SECONDS = 12.0
+SESSION = new_id()
+TOKEN = new_resume_token(SESSION)
 
 
-class Gateway:
-    """What a Gateway does for sessions, at one name."""
+class Gateway(deployment.Gateway):
+    """A Gateway without the cluster behind it: its stages and its Vault are a graph by script."""
 
     def __init__(self, name: str, graph: ScriptedGraph, database: Database) -> None:
-        self.name, self.graph = name, graph
-        self.store, self.leases = SessionStore(database), Leases(database)
-        self.limits = SessionLimits()
+        self._id, self.graph = name, graph
+        self._archive = graph  # type: ignore[assignment]
+        self._store, self._leases = SessionStore(database), Leases(database)
+        self._access, self._config = Access(None), ServiceConfig(checkpoint="untrained")
+        self._live, self._resuming = {}, weakref.WeakValueDictionary()
+        self._leaving = False
         self.ended: list[LiveSession] = []
-        self.live: list[LiveSession] = []
+        self.begun: list[LiveSession] = []
 
-    def ledger(self, record: SessionRecord) -> Ledger:
-        return Ledger(record, self.store, self.leases, self.name, self.limits)
+    @property
+    def store(self) -> SessionStore:
+        return self._store
 
-    def stages(self, ledger: Ledger) -> SucceedingStages:
+    def limit(self, **limits: Any) -> None:
+        self._config = ServiceConfig(checkpoint="untrained", sessions=limits)  # type: ignore[arg-type]
+
+    def _stages(self, ledger: Ledger) -> SucceedingStages:
         return SucceedingStages(
             self.graph,
             Patience(5.0, 30.0),
@@ -58,32 +70,39 @@ class Gateway:
             make_sure=ledger.make_sure,
         )
 
+    def _ended(self, live: LiveSession) -> None:
+        super()._ended(live)
+        self.ended.append(live)
+
     async def begin(self, *, created_s_ago: float = 0.0, **spec: Any) -> LiveSession:
-        # One session at a time in a graph by script.
-        agreed = session_spec(Pacing.FASTEST, codec=Codec.RGB, **spec)
+        """As `_admit`, of a spec."""
+        agreed = session_spec(Pacing.FASTEST, codec=Codec.RGB, **{"session": SESSION, **spec})
         now = time.time()
         record = SessionRecord(
-            id=agreed.session, tenant="t", state=SessionState.ADMITTED, width=32, height=32, fps=FPS,
+            id=agreed.session, tenant="default", state=SessionState.ADMITTED, width=32, height=32, fps=FPS,
             sample_rate_hz=RATE, channels=1, encoding=1, codec=3, pacing=1, idle_policy=1, seed=7,
-            create_time=now - created_s_ago, update_time=now, expire_time=now + 60, gateway=self.name,
+            create_time=now - created_s_ago, update_time=now, expire_time=now + 60, gateway=self._id,
+            resume_hash=token_hash(TOKEN),
         )  # fmt: skip
-        ledger = self.ledger(record)
+        limits = self._config.sessions
+        ledger = Ledger(record, self._store, self._leases, self._id, limits)
         await ledger.admit()
-        stages = self.stages(ledger)
+        stages = self._stages(ledger)
         journal = Journal(self.graph, agreed.session, ledger.attempt, stages.protect)
         form = VoiceFormat(RATE, 1, "s16le")
-        live = LiveSession(agreed, form, stages, ledger, self.limits, self.ended.append, journal)
-        self.live.append(live)
+        live = LiveSession(agreed, form, stages, ledger, limits, self._ended, journal)
+        self._live[agreed.session] = live
+        self.begun.append(live)
         live.start(PORTRAIT)
         return live
 
-    async def resume(self, session: str, frame: int) -> LiveSession:
-        """As the Gateway does for a session that is not there."""
-        ledger = self.ledger(await self.store.get(session, "t"))
-        await ledger.attach()
-        live = await take_over(ledger, self.graph, self.stages, self.limits, self.ended.append, frame)
-        self.live.append(live)
-        return live
+    async def resume(self, frame: int) -> tuple[LiveSession, Stream]:
+        """A client comes with its token; the session as it then is here, and the client's new stream."""
+        live, number = await self._resume(pb.Resume(token=TOKEN, next_frame=frame), await self._access.caller(()))
+        introduced = self._introduce(live, TOKEN)
+        assert (introduced.next_request, introduced.next_sequence) == (live.next_request, live.next_sequence)
+        self.begun.append(live)
+        return live, Stream(live, number)
 
 
 async def kill(live: LiveSession) -> None:
@@ -134,7 +153,7 @@ class Pair:
 async def pair(database: Database) -> AsyncIterator[Pair]:
     pair = Pair(database)
     yield pair
-    for live in pair.one.live + pair.two.live:
+    for live in pair.one.begun + pair.two.begun:
         if not live.over:
             await live.close()
 
@@ -150,9 +169,8 @@ async def test_a_session_whose_gateway_was_killed_goes_on_at_another(pair: Pair)
     await first.lose()
     await kill(live)
     seen = len(first.frames)
-    again = await pair.two.resume("s", seen)
+    again, second = await pair.two.resume(seen)
     assert 0 < again.next_sequence <= again.next_request < len(pair.requests)
-    second = Stream(again, again.attach())
     pair.say(again)
     await second.end()
     assert contents(first, second) == contents(expected)
@@ -161,12 +179,12 @@ async def test_a_session_whose_gateway_was_killed_goes_on_at_another(pair: Pair)
     assert migrated.message.startswith("another gateway took over after")
     assert migrated.pts_us == seen * 1_000_000 // FPS
     async with asyncio.timeout(5):
-        while (record := await pair.two.store.get("s", "t")).state is not SessionState.CLOSED:
+        while (record := await pair.two.store.get(SESSION, "default")).state is not SessionState.CLOSED:
             await asyncio.sleep(0.02)
     assert (record.gateway, record.frame) == ("gateway-2", len(expected.frames))
-    assert all(pair.graph.holder(part) is None for part in Part)
+    assert all(pair.graph.holder(part, SESSION) is None for part in Part)
     assert pair.graph.shelf is not None
-    assert "s" not in pair.graph.shelf.sessions
+    assert SESSION not in pair.graph.shelf.sessions
 
 
 async def test_a_gateway_that_lives_lets_go_of_what_was_taken_and_closes_nothing(pair: Pair) -> None:
@@ -176,15 +194,14 @@ async def test_a_gateway_that_lives_lets_go_of_what_was_taken_and_closes_nothing
     await first.ready()
     pair.say(live)
     await first.until(lambda: len(first.frames) > 50)
-    again = await pair.two.resume("s", 50)
-    second = Stream(again, again.attach())
+    again, second = await pair.two.resume(50)
     pair.say(again)
     await first.fails("SESSION_TAKEN_OVER")
     async with asyncio.timeout(5):
         while live not in pair.one.ended:
             await asyncio.sleep(0.02)
     assert await second.until(lambda: len(second.frames) > 60) is None
-    record = await pair.two.store.get("s", "t")
+    record = await pair.two.store.get(SESSION, "default")
     assert (record.gateway, record.state.ended) == ("gateway-2", False)
     await second.end()
     assert contents(second) == contents(expected)[50:]
@@ -199,8 +216,8 @@ async def test_a_session_may_come_back_to_where_it_was(pair: Pair) -> None:
     streams = [await pair.watched(live, 30)]
     for gateway in (pair.two, pair.one, pair.two):
         await streams[-1].lose()
-        live = await gateway.resume("s", sum(len(stream.frames) for stream in streams))
-        streams.append(Stream(live, live.attach()))
+        live, stream = await gateway.resume(sum(len(stream.frames) for stream in streams))
+        streams.append(stream)
         pair.say(live)
         if gateway is not pair.two or len(streams) == 2:
             await streams[-1].until(lambda: len(streams[-1].frames) >= 40)
@@ -211,12 +228,12 @@ async def test_a_session_may_come_back_to_where_it_was(pair: Pair) -> None:
 async def test_who_cannot_go_on_with_a_session_leaves_it_where_it_is(pair: Pair) -> None:
     live = await pair.one.begin()
     stream = await pair.watched(live, 30)
-    await fails(pair.two.resume("s", 5000), "RESUME_FRAME_UNAVAILABLE")
+    await fails(pair.two.resume(5000), "RESUME_FRAME_UNAVAILABLE")
     shelf, pair.graph.shelf = pair.graph.shelf, Shelf(1 << 26, 1e9)
-    await fails(pair.two.resume("s", 30), "SESSION_LOST")
+    await fails(pair.two.resume(30), "SESSION_LOST")
     pair.graph.shelf = shelf
     await stream.end()
-    assert (await pair.one.store.get("s", "t")).gateway == "gateway-1"
+    assert (await pair.one.store.get(SESSION, "default")).gateway == "gateway-1"
     assert stream.events[-1] == pb.EVENT_TYPE_CLOSED
 
 
@@ -224,12 +241,12 @@ async def test_a_lapsed_lease_that_nobody_took_is_taken_back(pair: Pair, databas
     live = await pair.one.begin()
     stream = await pair.watched(live, 30)
     before = live.ledger.record.token
-    await database.call(database.client.delete(database.key("session", "s", "lease")))
+    await database.call(database.client.delete(database.key("session", SESSION, "lease")))
     async with asyncio.timeout(5):
         while live.ledger.record.token == before:
             await asyncio.sleep(0.02)
     await stream.end()
-    assert (await pair.one.store.get("s", "t")).frame == len(stream.frames)
+    assert (await pair.one.store.get(SESSION, "default")).frame == len(stream.frames)
 
 
 async def test_a_part_that_was_lost_is_not_placed_by_who_has_the_session_no_more(pair: Pair) -> None:
@@ -240,24 +257,23 @@ async def test_a_part_that_was_lost_is_not_placed_by_who_has_the_session_no_more
     await stream.until(lambda: len(stream.frames) > 60)
     # Its own way of finding out is slower than the loss.
     live.ledger._writer.cancel()  # type: ignore[union-attr]
-    token = await pair.two.leases.acquire("s", "gateway-2", 10_000, take_over=True)
+    token = await pair.two._leases.acquire(SESSION, "gateway-2", 10_000, take_over=True)
     opened, adopted = list(pair.graph.counts.opened), list(pair.graph.counts.adopted)
-    pair.graph.kill(Part.DENOISER)
-    pair.graph.kill(Part.DECODER)
+    for part in Part:
+        pair.graph._end(part, pair.graph.holder(part, SESSION))  # type: ignore[arg-type]
     with pytest.raises(ServiceError, match="SESSION_TAKEN_OVER"):
         await live._stages.keep()
     assert (pair.graph.counts.opened, pair.graph.counts.adopted) == (opened, adopted)
-    await pair.two.leases.release("s", token)
+    await pair.two._leases.release(SESSION, token)
     await kill(live)
 
 
 async def test_the_time_of_a_session_begins_with_its_first_gateway(pair: Pair) -> None:
-    pair.two.limits = SessionLimits(max_duration_s=100.0)
+    pair.two.limit(max_duration_s=100.0)
     live = await pair.one.begin(created_s_ago=98.5)
     stream = await pair.watched(live, 30)
     await stream.lose()
     await kill(live)
-    again = await pair.two.resume("s", 30)
-    second = Stream(again, again.attach(), acks=False)
+    _, second = await pair.two.resume(30)
     assert pb.EVENT_TYPE_EXPIRING not in second.events
     await second.fails("SESSION_EXPIRED", within=10.0)

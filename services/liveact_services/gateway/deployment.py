@@ -80,6 +80,7 @@ class Gateway:
         directory = config.open_tenants()
         self._access = Access(directory)
         self._archive = ServeArchive(self._handles)
+        self._id = replica_id()
         self._live: dict[str, LiveSession] = {}
         self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
@@ -180,9 +181,9 @@ class Gateway:
             sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
             pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
             create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
-            resume_hash=token_hash(token), gateway=replica_id(), weight=spec.weight, pool=spec.pool,
+            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool,
         )  # fmt: skip
-        ledger = Ledger(record, self._store, self._leases, replica_id(), limits, tenant.quotas)
+        ledger = Ledger(record, self._store, self._leases, self._id, limits, tenant.quotas)
         await ledger.admit()
         stages = self._stages(ledger)
         journal = Journal(self._archive, session, ledger.attempt, stages.protect)
@@ -223,7 +224,7 @@ class Gateway:
         if self._leaving:
             raise fail("SHUTTING_DOWN", "this server stops")
         limits = self._config.sessions
-        ledger = Ledger(record, self._store, self._leases, replica_id(), limits, quotas)
+        ledger = Ledger(record, self._store, self._leases, self._id, limits, quotas)
         await ledger.attach()
         live = await take_over(ledger, self._archive, self._stages, limits, self._ended, frame)
         self._live[record.id] = live
