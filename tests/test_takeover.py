@@ -145,7 +145,11 @@ def test_a_frame_the_journal_does_not_tell_of_is_refused_and_without_one_the_ses
         assert shelf is not None
         pages = shelf.read("s", None)
         assert client.acked > block_frames(5).stop
-        for frame, reason in [(0, "RESUME_FRAME_UNAVAILABLE"), (10_000, "RESUME_FRAME_UNAVAILABLE")]:
+        for frame, reason in [
+            (-1, "RESUME_FRAME_UNAVAILABLE"),
+            (0, "RESUME_FRAME_UNAVAILABLE"),
+            (10_000, "RESUME_FRAME_UNAVAILABLE"),
+        ]:
             with pytest.raises(ServiceError) as raised:
                 Remains.of(pages, frame)
             assert raised.value.reason == reason

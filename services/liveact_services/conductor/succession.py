@@ -140,6 +140,8 @@ class SucceedingStages(ResilientStages):
 
 def _run(pages: Mapping[int, tuple[Page, bytes]], frame: int) -> dict[int, tuple[Page, bytes]]:
     """The pages without a gap around the block of this frame, and those that lead there. Raises `ServiceError`."""
+    if frame < 0:
+        raise fail("RESUME_FRAME_UNAVAILABLE", f"frame {frame} is wanted: frames count from 0")
     wanted = block_of_frame(frame)
     newest = wanted if wanted in pages else wanted - 1
     # Of a block that was not planned its first frame can be wanted, and nothing more.

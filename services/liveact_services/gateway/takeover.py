@@ -52,6 +52,10 @@ async def take_over(
         else:
             await ledger.close(SessionState.FAILED)
         raise
+    except BaseException:
+        # The client has hung up meanwhile. It may come again: the lease lapses, and the journal is there.
+        ledger.let_go()
+        raise
     spec, serving = remains.opening.spec, stages(ledger)
     serving.inherit(remains, {Part.DENOISER: record.denoiser, Part.DECODER: record.decoder})
     journal = Journal(archive, record.id, ledger.attempt, serving.protect)
