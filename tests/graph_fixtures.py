@@ -307,7 +307,7 @@ class ScriptedGraph:
         return found
 
     def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes) -> None:
-        if block % self.export_blocks:
+        if not self.export_blocks or block % self.export_blocks:
             return
 
         def arrive() -> None:

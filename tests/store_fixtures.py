@@ -7,8 +7,9 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -136,3 +137,15 @@ async def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         Failing(server, proxy, url).process.resume()
     await asyncio.to_thread(server.stop)
     await proxy.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -69,7 +69,7 @@ class Outage:
         return True
 
     def refused(self, script: str, why: str) -> None:
-        """The store answers, but writes nothing: its memory or its disk is full, or it is a replica. `script`: "" for a reading."""
+        """The store answers, but writes nothing: memory or disk is full, or it is a replica. `script`: "" for a reading."""
         if not self._told and self._now() - self._told_at >= TELL_AGAIN_S:
             self._told, self._told_at = True, self._now()
             _log.error("the session store refuses to write, running streams go on: %s", why)

@@ -81,7 +81,7 @@ def _keep_running(binary: str, config: str, data_dir: Path) -> int:
     ran, mended, pause = False, 0, 0.0
     while True:
         log_began, started = _log_size(data_dir), time.monotonic()
-        # Signals stay as they are here, where one for a file's size limit is ignored: to Valkey that is an error like a full disk.
+        # Signals stay as they are here, where one for a file's size limit is ignored: Valkey then takes it for a full disk.
         valkey = subprocess.Popen([binary, "-"], stdin=subprocess.PIPE, cwd=data_dir, restore_signals=False)
         try:
             assert valkey.stdin is not None

@@ -16,7 +16,7 @@ from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
-from liveact_services.vault.exporter import Exporter, put_into
+from liveact_services.vault.exporter import Exported, Exporter, put_into
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -89,6 +89,10 @@ class VaeDecoder(StatefulReplica[_Held]):
                     break
                 yield part
             self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint))
+
+    async def exported(self) -> Exported:
+        """What was sent to the Vault from here so far."""
+        return self._exporter.exported
 
     async def close(self, session: str) -> None:
         """Forget a session; an unknown one is no error."""
