@@ -101,7 +101,7 @@ async def test_two_streams_go_on_for_a_minute_without_the_store(
     counted = await usage_ms(service)
     config = session(portrait, pacing=pb.PACING_REALTIME)
     streams = [
-        asyncio.create_task(watch(client, config, speech(OUTAGE_S + 12, number), partial(note, number)))
+        asyncio.create_task(watch(client, config, speech(OUTAGE_S + 30, number), partial(note, number)))
         for number in range(2)
     ]
     async with asyncio.timeout(30):
@@ -141,7 +141,7 @@ async def test_two_streams_go_on_for_a_minute_without_the_store(
         f"store {how}: frames made meanwhile {made}; a new session refused {len(answers.opened)} times within "
         f"{max(answers.opened):.2f} s, records within {max(answers.asked):.2f} s; records right {restored_s:.2f} s after"
     )
-    assert min(made.values()) > 0.9 * OUTAGE_S * FPS
+    assert min(made.values()) > 0.8 * OUTAGE_S * FPS
     assert max(answers.opened + answers.asked) < 4.0
     for stream in streams:
         heard = await stream
