@@ -12,7 +12,7 @@ import typer
 
 from liveact_models.hardware import hardware
 from liveact_services.cli import options, serve
-from liveact_services.cli.bench.graph import Pass, clip, served
+from liveact_services.cli.bench.graph import Pass, clip, through_service
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.exits import BadInput, CheckFailed
 from liveact_services.cli.output import Output, note, reserved_stdout
@@ -154,7 +154,7 @@ def _measure(service: serve.OwnService, width: int, height: int, seconds: float,
         if number == 0:
             before = {stage: _exported(stage) for stage in PARTS}
         for application in sorted(passes, reverse=bool(number % 2)):
-            one = asyncio.run(served(service.address, portrait, voice, width, height, application))
+            one = asyncio.run(through_service(service.address, portrait, voice, width, height, application))
             if number >= 0:
                 passes[application].append(one)
     made = {stage: _since(before[stage], _exported(stage)) for stage in PARTS}

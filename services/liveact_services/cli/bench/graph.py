@@ -164,7 +164,7 @@ def _compare(service: serve.OwnService, width: int, height: int, seconds: float,
     for number in range(-1, rounds):
         note("warming up both ways" if number < 0 else f"round {number + 1} of {rounds}")
         one = _bare(pipeline, portrait, voice, width, height)
-        other = asyncio.run(served(service.address, portrait, voice, width, height))
+        other = asyncio.run(through_service(service.address, portrait, voice, width, height))
         if number >= 0:
             bare.append(one)
             served.append(other)
@@ -201,7 +201,7 @@ def _bare(pipeline: Pipeline, portrait: bytes, voice: RecordedVoice, width: int,
     return Pass(frames, time.perf_counter() - began, first, spent, blocks)
 
 
-async def served(
+async def through_service(
     address: str, portrait: bytes, voice: RecordedVoice, width: int, height: int, application: str = ""
 ) -> Pass:
     """The clip through gRPC + Serve; `application` says through which, where there are several."""
