@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from redis.exceptions import ResponseError
 
 from liveact_services.conductor.stages import Pacing
 from liveact_services.config import SessionLimits
@@ -216,6 +217,34 @@ async def test_a_slow_answer_among_others_does_not_close_the_store_to_everybody(
         await asyncio.sleep(0.05)
     await fails(slow, "STORE_UNAVAILABLE")
     await store.ping()
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ("MISCONF Errors writing to the AOF file: No space left on device", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        # As Redis 6.2 quotes what a script was told.
+        ("ERR Error running script (call to f_1): @user_script:27: -OOM command not allowed when used memory >", True),
+        (
+            "ERR Error running script (call to f_1): @user_script:27: -READONLY You can't write against a read only",
+            True,
+        ),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("ERR Error running script (call to f_1): @user_script:3: user_script:3: attempt to compare nil", False),
+        ("BUSYGROUP Consumer Group name already exists", False),
+    ],
+)
+async def test_a_refusal_that_passes_is_told_from_a_mistake_of_ours(
+    database: Database, said: str, passes: bool
+) -> None:
+    """Answers that this Valkey would not give, or not in these words."""
+
+    async def answer() -> None:
+        raise ResponseError(said)
+
+    with pytest.raises(ServiceError if passes else ResponseError):
+        await database.call(answer(), "touch")
 
 
 async def test_who_waits_to_be_resumed_waits_until_the_store_is_back_and_no_sweep_is_faster(
