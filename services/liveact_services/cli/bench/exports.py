@@ -121,7 +121,7 @@ def exports(
     """The same clip through a service that exports its sessions and through one beside it that does not, in turn.
 
     Both run all the time, and only one works at a time; which of a pair is first alternates. Exits with 1 below 0.97 of the
-    throughput without exports.
+    throughput without exports. Ctrl-C shows what was measured so far.
     """
     if not EXAMPLES.is_dir():
         raise BadInput(f"{EXAMPLES} is not there: run this from a checkout of the repository")
@@ -148,15 +148,22 @@ def _measure(service: serve.OwnService, width: int, height: int, seconds: float,
         width, height = config.open_checkpoint().config.limits.default
     portrait, voice = (EXAMPLES / "portrait.jpg").read_bytes(), clip(seconds)
     passes: dict[str, list[Pass]] = {APPLICATION: [], UNPROTECTED: []}
-    before = {stage: _exported(stage) for stage in PARTS}
-    for number in range(-1, pairs):
-        note("warming up both" if number < 0 else f"pair {number + 1} of {pairs}")
-        if number == 0:
-            before = {stage: _exported(stage) for stage in PARTS}
-        for application in sorted(passes, reverse=bool(number % 2)):
-            one = asyncio.run(through_service(service.address, portrait, voice, width, height, application))
+    before: dict[str, Exported] = {}
+    try:
+        for number in range(-1, pairs):
+            note("warming up both" if number < 0 else f"pair {number + 1} of {pairs}")
+            if number == 0:
+                before = {stage: _exported(stage) for stage in PARTS}
+            pair = {
+                application: asyncio.run(through_service(service.address, portrait, voice, width, height, application))
+                for application in sorted(passes, reverse=bool(number % 2))
+            }
             if number >= 0:
-                passes[application].append(one)
+                for application, one in pair.items():
+                    passes[application].append(one)
+    except KeyboardInterrupt:
+        if not passes[APPLICATION]:
+            raise
     made = {stage: _since(before[stage], _exported(stage)) for stage in PARTS}
     every = config.sessions.export_blocks
     return Cost(passes[APPLICATION], passes[UNPROTECTED], made, every, width, height)
