@@ -358,7 +358,7 @@ class ScriptedGraph:
         return found
 
     def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes, attempt: int) -> None:
-        if block % self.export_blocks and part not in self._wanted:
+        if not self.export_blocks or (block % self.export_blocks and part not in self._wanted):
             return
         self._wanted.discard(part)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,10 @@ from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.requests import VoiceFormat
 from liveact_services.sessions import (
     Database,
-    EmbeddedValkey,
     Leases,
     SessionRecord,
     SessionState,
     SessionStore,
-    embedded,
 )
 from liveact_services.sessions.names import new_id
 from stage_fixtures import FPS, RATE, ScriptedStages, noise_portrait, session_spec
@@ -423,45 +419,3 @@ async def test_an_ended_session_leaves_no_task(host: Host) -> None:
     await host.reaches(live, CLOSED)
     await asyncio.sleep(0.4)
     assert not {task for task in asyncio.all_tasks() - before if "Connection" not in repr(task)}
-
-
-# ---- Redis away
-
-
-async def test_redis_stopped_in_mid_stream_stops_nothing_and_the_record_is_right_afterwards(
-    models: LocalModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = embedded._free_port()
-    # The same address and password after the restart, as a Redis that is not embedded would have.
-    monkeypatch.setattr(embedded, "_free_port", lambda: port)
-    monkeypatch.setattr(embedded, "secrets", types.SimpleNamespace(token_hex=lambda size: "the-same"))
-    server = EmbeddedValkey(tmp_path)
-    server.start()
-    database = Database.connect(server.url, timeout_s=0.5)
-    host = Host(database, models)
-    try:
-        live = await host.begin(pacing=Pacing.REALTIME)
-        stream = await Stream.open(live).ready()
-        await stream.until(lambda: bool(stream.frames))
-        await host.reaches(live, STREAMING)
-        await asyncio.to_thread(server.stop)
-        made = len(stream.frames)
-        await stream.until(lambda: len(stream.frames) > made + 40)
-        await stream.lose()
-        again = Stream(live, live.resume(len(stream.frames)))
-        await again.lose()
-        await asyncio.to_thread(server.start)
-        assert (await host.reaches(live, DETACHED, within=10)).frame > made
-        # A Redis that forgot everything learns it again.
-        await database.client.flushall()
-        async with asyncio.timeout(10):
-            while not await host.store.list("t"):
-                await asyncio.sleep(0.05)
-        assert (await host.record(live)).state is DETACHED
-        Stream(live, live.resume(live.conductor.acked_frames))
-        await host.reaches(live, STREAMING)
-        await live.close()
-        await host.reaches(live, CLOSED)
-    finally:
-        await database.aclose()
-        await asyncio.to_thread(server.stop)

@@ -53,6 +53,12 @@ def test_every_pool_has_a_denoiser_deployment_with_replicas_of_its_own() -> None
     assert len(deployments) == 9, "the other stages and the Vault serve every pool"
 
 
+def test_serve_asks_every_replica_as_often_as_the_configuration_says() -> None:
+    config = load_config(checkpoint="untrained", health_check_period_s=3, health_check_timeout_s=7)
+    asked = [deployment._deployment_config for deployment in bound(config).values()]
+    assert {(one.health_check_period_s, one.health_check_timeout_s) for one in asked} == {(3.0, 7.0)}
+
+
 def test_without_pools_there_is_one_denoiser() -> None:
     assert sorted(bound(load_config(checkpoint="untrained"))) == [
         "AudioEncoder", "Conditioner", "Denoiser", "Gateway", "VaeDecoder", "VaeEncoder", "Vault",

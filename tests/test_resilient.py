@@ -130,6 +130,14 @@ def test_a_killed_replica_costs_no_frame(pacing: Pacing, part: Part, block: int)
     assert moved.block >= block
 
 
+@pytest.mark.parametrize("part", Part)
+def test_a_young_session_that_is_never_exported_begins_again(part: Part) -> None:
+    run = disturbed(when(reached(6), lambda graph: graph.kill(part)), export_blocks=0)
+    assert_same(run, Pacing.FASTEST)
+    (moved,) = run.moves
+    assert moved.parts == (part,)
+
+
 def test_both_replicas_killed_at_once_cost_no_frame() -> None:
     run = disturbed(when(reached(6), lambda graph: (graph.kill(DENOISER), graph.kill(DECODER))))
     assert_same(run, Pacing.FASTEST)

@@ -17,7 +17,7 @@ from liveact_services.conductor.parts import Part
 from liveact_services.config import ServiceConfig
 from liveact_services.vault import exporter as exporter_module
 from liveact_services.vault.deployment import GIB, Vault
-from liveact_services.vault.exporter import Exporter
+from liveact_services.vault.exporter import Exported, Exporter
 from liveact_services.vault.shelf import REMEMBERED, ExportMissing, Shelf, VaultFull, check
 
 DENOISER, DECODER = Part.DENOISER, Part.DECODER
@@ -248,6 +248,36 @@ async def test_a_vault_that_refuses_is_logged_and_stops_nothing(monkeypatch: pyt
         while not said:
             await asyncio.sleep(0.01)
     assert said == ["no export before block 2: no room"]
+
+
+async def test_what_was_sent_is_counted_and_what_was_refused_is_not() -> None:
+    sent = Sent()
+    exporter = Exporter(sent.put, 2)
+
+    def slowly() -> bytes:
+        time.sleep(0.05)
+        return b"four"
+
+    exporter.offer("s", 2, lambda: slowly)
+    exporter.offer("t", 2, value(b"sixsix"))
+    await sent.until(2)
+    await asyncio.sleep(0)
+    assert (exporter.exported.count, exporter.exported.nbytes) == (2, 10)
+    assert 0.05 <= exporter.exported.serialised_s < 1.0
+
+    async def refuse(session: str, block: int, export: bytes) -> None:
+        raise VaultFull("no room")
+
+    refused = Exporter(refuse, 2)
+    refused.offer("s", 2, value(b"x"))
+    await asyncio.sleep(0.2)
+    assert refused.exported == Exported()
+
+
+async def test_where_nothing_is_to_be_exported_no_value_is_even_taken() -> None:
+    exporter = Exporter(Sent().put, 0)
+    for block in range(9):
+        exporter.offer("s", block, lambda: pytest.fail("the value was taken"))
 
 
 async def test_without_a_vault_no_value_is_even_taken() -> None:

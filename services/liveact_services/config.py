@@ -96,12 +96,22 @@ class SessionLimits(_Strict):
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
-    export_blocks: Annotated[int, Field(ge=2)] = 4
-    """A session's value goes to the Vault every so many blocks: what a lost replica costs is at most this to make again."""
+    export_blocks: Annotated[int, Field(ge=0)] = 4
+    """A session's value goes to the Vault every so many blocks: what a lost replica costs is at most this to make again. 0:
+    never, and sessions are unprotected: one that loses a replica begins again while it is young, and is lost later."""
     stage_timeout_s: Annotated[float, Field(gt=0)] = 20
     """A stage that gives nothing for this long is asked whether it lives; one that does not answer for as long is given up."""
     failover_timeout_s: Annotated[float, Field(gt=0)] = 90
     """How long a session that lost a replica waits for another one."""
+
+    @field_validator("export_blocks")
+    @classmethod
+    def _not_every_block(cls, blocks: int) -> int:
+        if blocks == 1:
+            raise ValueError(
+                "an export every block would always find the last one on its way: accepted are 0, never, and 2 on"
+            )
+        return blocks
 
     @property
     def max_decoded(self) -> int:
@@ -147,6 +157,11 @@ class ServiceConfig(BaseSettings):
 
     hang_timeout_s: Annotated[float, Field(gt=0)] = 300
     """A replica that computes at one call for this long is taken to hang, and Serve replaces it. Sessions move before that."""
+    health_check_period_s: Annotated[float, Field(gt=0)] = 5
+    """How often Serve asks each replica how it is."""
+    health_check_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """How long a replica may take to say so. One that failed to three times in a row is replaced: a process that stands still
+    after three times this and the period together."""
 
     gateway: StageConfig = StageConfig(max_ongoing_requests=256)
     conditioner: StageConfig = StageConfig()

@@ -92,6 +92,8 @@ def _deployment(
         name=name or cls.__name__,
         max_ongoing_requests=options.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
+        health_check_period_s=config.health_check_period_s,
+        health_check_timeout_s=config.health_check_timeout_s,
         # An access line for every call would be some twenty a second and session.
         logging_config=LoggingConfig(enable_access_log=False),
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},

@@ -27,6 +27,8 @@ from liveact_services.placement.pins import ASK_AGAIN_S
 
 RETRY_S, MAX_RETRY_S = 0.25, 2.0
 """Between two attempts; doubled each time that all is in place and still no frame comes."""
+PRUNE_BLOCKS = 4
+"""How often it is looked at what of a session may be forgotten that is never exported."""
 MAX_KEPT_BLOCKS = 64
 """Plans kept for a session of which no export comes: going on from further back would take too long to be of use."""
 
@@ -178,7 +180,7 @@ class ResilientStages:
             except PartLost as loss:
                 await self._recover(attempt, loss)
         self._calls.pop(block, None)
-        if (block + 1) % self._export_blocks == 0:
+        if (block + 1) % (self._export_blocks or PRUNE_BLOCKS) == 0:
             self._spawn(self._prune())
 
     async def _parts(self, block: int, attempt: int) -> AsyncIterator[VideoPart]:

@@ -20,7 +20,7 @@ from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
-from liveact_services.vault.exporter import Exporter, put_into
+from liveact_services.vault.exporter import Exported, Exporter, put_into
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -120,6 +120,10 @@ class Denoiser(StatefulReplica[_Held]):
         self._exporter.want(session)
         if not order.busy:
             self._exporter.offer(session, order.next_block, lambda: self._ranks.snapshot(session), attempt)
+
+    async def exported(self) -> Exported:
+        """What was sent to the Vault from here so far."""
+        return self._exporter.exported
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import weakref
@@ -37,6 +36,7 @@ from liveact_services.sessions import (
     SessionRecord,
     SessionState,
     SessionStore,
+    Sweeper,
     names,
 )
 from liveact_services.sessions.tokens import new_resume_token, token_hash
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
     from ray.serve.handle import DeploymentHandle
 
-SWEEP_S = 5.0
+WARM_UP_AGAIN_S = 5.0
 CHECK_S = 2.0
 """How often it is looked at whether those who stream still may."""
 
@@ -86,7 +86,7 @@ class Gateway:
         self._leaving = False
         self._started_at = time.time()
         self._warm = False
-        work = [self._warm_up(), self._sweep(), self._recheck(), *([directory.run()] if directory else [])]
+        work = [self._warm_up(), Sweeper(self._store).run(), self._recheck(), *([directory.run()] if directory else [])]
         self._tasks = [asyncio.create_task(task) for task in work]
 
     # ---- the stream --------------------------------------------------------------------------------------------------------
@@ -257,13 +257,7 @@ class Gateway:
                 self._warm = True
             except Exception:
                 log.exception("the warm-up failed and is tried again")
-                await asyncio.sleep(SWEEP_S)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            with contextlib.suppress(ServiceError):
-                await self._store.sweep()
+                await asyncio.sleep(WARM_UP_AGAIN_S)
 
     async def _recheck(self) -> None:
         """Who would not be let in any more is turned away; who goes on does so under the quotas of now."""

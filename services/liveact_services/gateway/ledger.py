@@ -13,6 +13,7 @@ from liveact_services.conductor.archive import first_attempt
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import IllegalMove, LeaseLost, Leases, SessionRecord, SessionState, SessionStore
+from liveact_services.sessions.outage import Unanswered
 from liveact_services.sessions.quotas import minutes_used_up
 from liveact_services.tenants import UNLIMITED, Quotas
 
@@ -57,14 +58,30 @@ class Ledger:
         self._changed = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._behind = asyncio.Event()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store could not be written when it was tried last."""
+        return self._behind.is_set()
 
     async def admit(self) -> None:
         """Write the new session, reserve what it takes of its tenant's quotas, and take its lease.
 
         Raises `ServiceError`: without Redis nothing new is begun.
         """
-        await self._store.admit(self.record, self.quotas)
-        self._own(await self._leases.acquire(self.record.id, self._owner, LEASE_MS))
+        written = False
+        try:
+            await self._store.admit(self.record, self.quotas)
+            written = True
+            token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS)
+        except ServiceError as error:
+            if written or isinstance(error, Unanswered):
+                # What may stand there must not look like a session that lives, nor keep its place.
+                self.moved(SessionState.FAILED)
+                self._writer = asyncio.create_task(self._write())
+            raise
+        self._own(token)
 
     async def take_over(self) -> None:
         """Take the session from whoever has it, on behalf of a client that proved itself. Raises `ServiceError`."""
@@ -126,14 +143,15 @@ class Ledger:
         self.record = dataclasses.replace(record, block=max(record.block, block), frame=max(record.frame, frame))
 
     async def close(self, state: SessionState) -> None:
-        """The session has ended: write that last move, or leave it to the sweep if Redis stays away."""
+        """The session has ended: write that last move. Where the store is away nobody waits: it is written when it is back."""
         self.moved(state)
         if self._writer is None:
             return
-        try:
-            await asyncio.wait_for(self._writer, 5 * PERIOD_S)
-        except TimeoutError:
-            log.warning("the end of a session could not be written", extra={"session_id": self.record.id})
+        behind = asyncio.create_task(self._behind.wait())
+        await asyncio.wait({self._writer, behind}, timeout=5 * PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
+        behind.cancel()
+        if not self._writer.done():
+            log.warning("the end of a session is written later", extra={"session_id": self.record.id})
 
     async def _write(self) -> None:
         while not (self.record.state.ended and not self._moves):
@@ -144,6 +162,7 @@ class Ledger:
             try:
                 async with self._writing:
                     await self._flush()
+                self._behind.clear()
             except LeaseLost as lost:
                 # Once it may have lapsed, while Redis was away or we were slow; if it cannot be taken back, another has it.
                 if self._lapsed:
@@ -153,9 +172,12 @@ class Ledger:
                 self._changed.set()
             except ServiceError as error:
                 if error.reason == "STORE_UNAVAILABLE":
+                    self._behind.set()
                     await asyncio.sleep(PERIOD_S)
                     self._changed.set()
-                elif error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
+                elif error.reason == "SESSION_NOT_FOUND":
+                    if self.record.state.ended:
+                        return
                     await self._restore()
                 else:
                     # The record was ended by somebody else, and nothing leaves an ended state.

@@ -304,7 +304,10 @@ class LiveSession:
             elif age > limits.max_duration_s:
                 self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
             elif not self._attached:
-                if now - self._left > limits.detached_timeout_s:
+                if self.ledger.behind:
+                    # Nobody can resume it while the store is away.
+                    self._left = now
+                elif now - self._left > limits.detached_timeout_s:
                     self._expire(f"no stream for {limits.detached_timeout_s:.0f} s")
             elif now - self._heard > limits.idle_timeout_s:
                 self._expire(f"neither voice nor ack for {limits.idle_timeout_s:.0f} s")

@@ -17,7 +17,7 @@ from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
-from liveact_services.vault.exporter import Exporter, put_into
+from liveact_services.vault.exporter import Exported, Exporter, put_into
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -109,6 +109,10 @@ class VaeDecoder(StatefulReplica[_Held]):
         if not held.order.busy:
             block = held.order.next_block
             self._exporter.offer(session, block, lambda: held.decoding.snapshot(self._fingerprint), attempt)
+
+    async def exported(self) -> Exported:
+        """What was sent to the Vault from here so far."""
+        return self._exporter.exported
 
     async def close(self, session: str, attempt: int | None = None) -> None:
         """Forget a session; an unknown one is no error. Raises `Superseded` after a later attempt."""
