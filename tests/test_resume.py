@@ -244,6 +244,8 @@ async def undisturbed_and_cut(
     service: Service, config: pb.SessionConfig, script: Script, cuts: int, budget: tuple[int, int]
 ) -> None:
     async with AvatarClient(service.address) as client:
+        # A session is opened once or not at all, so what opens it must fit before the first cut.
+        config.avatar = (await client.create_avatar(config.image)).name
         undisturbed = await played(client, config, script)
     async with Forwarder(service.address, bytes_until_cut(11, *budget)) as forwarder:
         while forwarder.cuts < cuts:
