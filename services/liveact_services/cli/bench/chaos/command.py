@@ -27,7 +27,8 @@ TIMES = {"sessions.stage_timeout_s": 10, "sessions.detached_timeout_s": 60}
 proxy's port needs 22 s to be back, and longer on a machine that is busy."""
 REPAIR_S = 12.0
 """About what a process takes to be replaced, in mean over the kinds; for the estimate only."""
-MOST_SECONDS = 30.0
+MOST_SECONDS = 20.0
+"""What one request carries of the example's voice."""
 
 
 def chaos(
