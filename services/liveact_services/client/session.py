@@ -85,8 +85,8 @@ class AvatarSession(Conversation):
     async def __aenter__(self) -> Self:
         call = await self._open(self._config, False).__aenter__()
         self._session = call.session
-        self._progress.rate = call.session.audio_format.sample_rate_hz
-        self._call = call
+        self._progress.rate = call.session.audio_format.sample_rate_hz or self._progress.rate
+        self._call, self._ready = call, call.is_ready
         self._running = asyncio.create_task(self._run(call))
         return self
 
