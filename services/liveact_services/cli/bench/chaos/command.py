@@ -59,6 +59,7 @@ def chaos(
     from liveact_services.cli.bench.chaos.storm import Storm, disturb
     from liveact_services.cli.bench.chaos.victims import KINDS, Wanted
     from liveact_services.cli.bench.chaos.viewers import Play
+    from liveact_services.service import hush_ray
 
     if kinds == "list":
         Output(json).show("\n".join(KINDS))
@@ -77,6 +78,8 @@ def chaos(
             serve.own_service(None, [*own, *(settings or [])], preset=preset, checkpoint=checkpoint) as service,
             _progress(kills) as told,
         ):
+            # Ray would tell of every process that died, in red.
+            hush_ray()
             outcome = asyncio.run(disturb(Wanted.of(service.config, service.address), storm, play, told))
         _show(Output(json, stdout=stdout), outcome, own)
 
