@@ -80,3 +80,12 @@ def test_who_acknowledges_in_large_steps_gets_credit_after_a_resume() -> None:
     acks.sent(160)
     acks.shown(155)
     assert acks.due() is None
+
+
+def test_an_acknowledgement_that_may_be_lost_is_repeated_after_a_resume() -> None:
+    acks = Acks()
+    acks.shown(20)
+    acks.sent(20)
+    assert acks.due() is None
+    acks.resumed(20)
+    assert acks.due() == 20

@@ -44,6 +44,9 @@ class Acks:
     def resumed(self, at: int) -> None:
         """The present call began with this frame."""
         self._resumed_at = at
+        # The last acknowledgement may be lost, and a server waits for that of the last frame.
+        if self._shown >= at:
+            self._sent = 0
 
     def due(self) -> int | None:
         """What is to be sent now."""
