@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from liveact.v1 import avatar_pb2 as pb
 from liveact.v1 import avatar_pb2_grpc as pb_grpc
 from liveact_services.client import AvatarClient, AvatarSession, ResumePolicy
 from liveact_services.conductor.stages import BlockPlan, EncodedFrame, VideoPart
+from liveact_services.errors import ClientError
 from stage_fixtures import ScriptedStages
 
 IMPATIENT = ResumePolicy(limit_s=20, first_wait_s=0.01, longest_wait_s=0.2, attempt_s=5)
@@ -80,15 +81,26 @@ Script = Callable[[AvatarSession, Taken], Awaitable[None]]
 async def played(
     client: AvatarClient, config: pb.SessionConfig, script: Script, *, resume: ResumePolicy = IMPATIENT
 ) -> Taken:
-    """One session to its end: `script` sends while everything is taken down."""
+    """One session to its end: `script` sends while everything is taken down. Opening it is tried until it is not cut."""
     taken = Taken()
-    async with client.stream(config, resume=resume) as stream, asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack:
+        stream = await opened(stack, client, config, resume)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         await stream.ready()
         tasks.create_task(script(stream, taken))
         async for message in stream:
             taken.take(message, stream.session.audio_format.sample_rate_hz)
         taken.reconnections = len(stream.outages)
     return taken
+
+
+async def opened(
+    stack: AsyncExitStack, client: AvatarClient, config: pb.SessionConfig, resume: ResumePolicy
+) -> AvatarSession:
+    for _ in range(10):
+        with suppress(ClientError):
+            return await stack.enter_async_context(client.stream(config, resume=resume))
+    raise AssertionError("ten connections were cut while a session was being opened")
 
 
 async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:

@@ -234,6 +234,8 @@ async def test_a_spoken_voice_is_whole_and_its_report_counts_the_reconnections(r
             calm = await speak(client, session(), voice, pace="fastest")
     assert report.reconnections == len(told) > 0
     assert report.outage_s == pytest.approx(sum(outage.seconds for outage in told))
+    assert "connection broken" in list(report.table("stream").columns[0].cells)
+    assert "connection broken" not in list(calm.table("stream").columns[0].cells)
     assert (report.frames, report.audio_s, calm.reconnections) == (calm.frames, calm.audio_s, 0)
 
 

@@ -26,13 +26,14 @@ class Forwarder:
         self._budget = budget
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
         self.cuts = 0
         """Connections that were cut."""
         self.refusing = False
         """Whether new connections are cut at once."""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -40,6 +41,9 @@ class Forwarder:
         self._server.close()
         for connection in list(self._connections):
             connection.abort()
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
 
     @property
     def address(self) -> str:
@@ -52,6 +56,11 @@ class Forwarder:
         cut = [connection for connection in self._connections if connection.abort()]
         self.cuts += len(cut)
         return bool(cut)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._accept(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:

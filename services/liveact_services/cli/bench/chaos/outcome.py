@@ -148,8 +148,9 @@ class Outcome:
             f"{values['kills']} kills in {values['seconds']:.0f} s; {values['sessions']} sessions, {values['lost']} lost; "
             f"{values['frames_compared']} frames compared, {values['frames_unequal']} unequal"
         )
-        columns = ("killed", "times", "stall p50", "stall p95", "stall max", "reconnections", "sessions lost")
-        table = Table(*columns, title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
+        for column in ("killed", "times", "stall p50", "stall p95", "stall max", "resumed", "lost"):
+            table.add_column(column, no_wrap=True)
         for kind, figures in values["kinds"].items():
             stalls = [f"{figures[f'stall_{which}_s']:.2f} s" for which in ("p50", "p95", "max")]
             table.add_row(
