@@ -26,8 +26,8 @@ TIMES = {"sessions.stage_timeout_s": 10, "sessions.detached_timeout_s": 60}
 """A hung replica is noticed after 10 s instead of 20. A session waits for its client for a minute instead of half of one: the
 proxy's port needs 22 s to be back, and longer on a machine that is busy."""
 REPAIR_S = 18.0
-"""About what a process takes to be replaced on two cores, in mean over the kinds; for the estimate only. One that is stopped for good
-takes Serve two minutes."""
+"""About what a process takes to be replaced on two cores, in mean over the kinds; for the estimate only. Serve needs two minutes
+for one that is stopped for good."""
 MOST_SECONDS = 20.0
 """What one request carries of the example's voice."""
 
