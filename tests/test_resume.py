@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,30 @@ async def test_what_is_sent_in_an_outage_waits_and_beyond_a_bound_the_sender_wai
         async for message in stream:
             taken.take(message, RATE)
     assert taken.sound[: len(voice)] == voice
+
+
+@pytest.mark.usefixtures("telling")
+async def test_a_proxy_that_dies_after_the_client_has_closed_costs_no_frame(redis_url: str) -> None:
+    """What was asked for last was the end: that the way back is gone is noticed all the same."""
+
+    async def broken() -> AsyncIterator[pb.StreamAvatarRequest]:
+        yield pb.StreamAvatarRequest(close=pb.Close())
+        raise ConnectionError("the proxy died")
+
+    config = session(pacing=pb.PACING_REALTIME, idle_policy=pb.IDLE_POLICY_HOLD)
+    async with serving(redis_url) as at, at.client() as client, client.stream(config, resume=IMPATIENT) as stream:
+        await stream.ready()
+        await stream.send_audio(b"".join(pieces(speech(3.0, 8))), "a")
+        await stream.end_utterance("a")
+        taken = Taken()
+        async for message in stream:
+            taken.take(message, RATE)
+            if len(taken.frames) == 21 and isinstance(message, pb.VideoChunk):
+                live = at.gateway._live[stream.session.name.partition("/")[2]]
+                await at.gateway._read(broken(), live, live._streams)
+    assert [outage.cause.reason for outage in stream.outages] == ["STREAM_NOT_CLOSED"]
+    assert taken.indices == list(range(85))
+    assert taken.kinds()[-1] == "CLOSED"
 
 
 @pytest.mark.usefixtures("telling")
