@@ -296,6 +296,36 @@ async def test_a_stream_lost_at_the_very_end_can_still_be_resumed(host: Host) ->
     await host.reaches(live, CLOSED)
 
 
+async def test_frames_that_were_sent_into_a_broken_stream_at_the_end_are_there_for_the_next(host: Host) -> None:
+    live = await host.begin(ScriptedStages(denoise_s=0.05))
+    stream = await Stream.open(live).ready()
+    stream.say(voice(3.0))
+    stream.send(close=pb.Close())
+    await stream.until(lambda: len(stream.frames) > 21)
+    # From here on nothing arrives, and the server cannot know.
+    stream.acks, seen = False, len(stream.frames)
+    await stream.until(lambda: len(stream.frames) == block_frames(2).stop)
+    await asyncio.sleep(0.2)
+    assert not live.over
+    await stream.lose()
+    again = await Stream(live, live.resume(seen)).end()
+    assert [frame.index for frame in again.frames] == list(range(seen, block_frames(2).stop))
+    assert again.events[-1] == pb.EVENT_TYPE_CLOSED
+    await host.reaches(live, CLOSED)
+
+
+async def test_a_client_that_acknowledges_no_more_is_not_waited_for_long(host: Host) -> None:
+    live = await host.begin(ScriptedStages(denoise_s=0.05), ack_timeout_s=1.0)
+    stream = await Stream.open(live).ready()
+    stream.say(voice(3.0))
+    stream.send(close=pb.Close())
+    await stream.until(lambda: len(stream.frames) > 21)
+    stream.acks = False
+    await stream.end()
+    assert stream.events[-1] == pb.EVENT_TYPE_CLOSED
+    assert len(stream.frames) == block_frames(2).stop
+
+
 async def test_a_stream_that_takes_over_ends_the_one_before(host: Host) -> None:
     live = await host.begin()
     first = await Stream.open(live).ready()

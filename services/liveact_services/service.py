@@ -73,7 +73,7 @@ class RunningService:
             # A Ray that has died already has nothing left to be told.
             with contextlib.suppress(Exception):
                 serve.get_app_handle(APPLICATION).go_away.remote().result(timeout_s=2)
-            _hush_ray()
+            hush_ray()
             with contextlib.suppress(Exception):
                 serve.shutdown()
             ray.shutdown()
@@ -200,8 +200,8 @@ def _wait_until_serving(address: str, progress: Progress, deadline: float, name:
             time.sleep(0.25)
 
 
-def _hush_ray() -> None:
-    """Have Ray not print, in red, that the controller it is told to stop has stopped: its log keeps all that is said."""
+def hush_ray() -> None:
+    """Have Ray print no more, in red, that a process has died: it is meant to, and Ray's log keeps all that is said."""
     from ray._private import worker
 
     connection: Any = worker.global_worker

@@ -143,7 +143,7 @@ class Gateway:
         return first.config
 
     async def _read(self, stream: AsyncIterator[pb.StreamAvatarRequest], live: LiveSession, number: int) -> None:
-        closed = False
+        closed = lost = False
         while True:
             try:
                 request = await anext(stream)
@@ -151,7 +151,8 @@ class Gateway:
                 raise
             except Exception as error:
                 # The end of the client's side, a cancelled call and a proxy that died: whoever was there has gone.
-                if not isinstance(error, StopAsyncIteration):
+                lost = not isinstance(error, StopAsyncIteration)
+                if lost:
                     log.info("stream lost: %s", type(error).__name__, extra={"session_id": live.spec.session})
                 break
             closed = closed or request.HasField("close")
@@ -160,7 +161,8 @@ class Gateway:
             except Exception as error:
                 live.fail(as_service_error(error))
                 return
-        if not closed:
+        # A client that has closed may end its side and go on listening; one whose connection broke does not listen.
+        if lost or not closed:
             live.abandon(number)
 
     async def _admit(self, config: pb.SessionConfig, caller: Caller) -> tuple[LiveSession, str]:

@@ -36,6 +36,9 @@ KEEP_S = 30.0
 """How often a session's replicas are told that it lives, also while it makes no blocks."""
 EXPIRING_S = 30.0
 """How long before its end a session is told so."""
+FAREWELL_S = 5.0
+"""How long a session that is over waits for an acknowledgement, and the next."""
+FAREWELL_POLL_S = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +249,7 @@ class LiveSession:
             if not self.conductor.behind:
                 self._tell_taken_over()
             await self.conductor.run()
+            await self._acknowledged()
             self._emit(Event(Happening.CLOSED, self.conductor.delivered_frames / self.spec.fps))
             self._outbox.finish()
             # Until the last message has gone out a client that loses its stream can still resume.
@@ -254,6 +258,19 @@ class LiveSession:
             self._finish(SessionState.FAILED, as_service_error(error))
         else:
             self._finish(SessionState.CLOSED, None)
+
+    async def _acknowledged(self) -> None:
+        """Wait until the client has acknowledged the last frame: what was sent can still be lost with its stream.
+
+        While no stream is there, the session waits for one as always. A client that is there and acknowledges no more is not
+        waited for, nor one that never did.
+        """
+        patience, poll = min(FAREWELL_S, self._limits.ack_timeout_s / 2), FAREWELL_POLL_S
+        acked, quiet = self.conductor.acked_frames, 0.0
+        while 0 < self.conductor.acked_frames < self.conductor.delivered_frames and quiet < patience:
+            await asyncio.sleep(poll)
+            heard = not self._attached or self.conductor.acked_frames != acked
+            acked, quiet = self.conductor.acked_frames, 0.0 if heard else quiet + poll
 
     def _emit(self, output: Output) -> None:
         if self.over:
