@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,8 @@ class Tenant:
 
 
 TENANTS = (Tenant("bronze", 1, 45.0), Tenant("silver", 2, 60.0, fps=25), Tenant("gold", 4, 90.0, side=512))
-LENGTH_SPREAD = 0.02
-"""Of sessions of one tenant, relative: their lengths are known from history."""
+SPREAD = 0.02
+"""Of the lengths of one tenant's sessions, in the logarithm: their lengths are known from history. At 1 they are heavy-tailed."""
 LATE = 0.2
 """Share of the time told by which a retry time may be late and is still right."""
 WARM_S = 120.0
@@ -84,10 +85,15 @@ class OfferedLoad:
     """Clients that come at random moments; those refused come back when they were told, if it was to be soon."""
 
     def __init__(
-        self, load: float, seed: int, max_utilisation: float = 0.85, tenants: tuple[Tenant, ...] = TENANTS
+        self,
+        load: float,
+        seed: int,
+        max_utilisation: float = 0.85,
+        tenants: tuple[Tenant, ...] = TENANTS,
+        spread: float = SPREAD,
     ) -> None:
-        """`load`: 1 offers as much work as the device could just do."""
-        self.load, self.tenants = load, tenants
+        """`load`: 1 offers as much work as the device could just do. `spread`: of lengths, log-normal."""
+        self.load, self.tenants, self._spread = load, tenants, spread
         self._random = Random(seed)
         self.calendar = Calendar()
         self.replica = SimulatedReplica(self.calendar, Device(), seed)
@@ -122,7 +128,7 @@ class OfferedLoad:
     def _spec(self, tenant: Tenant) -> SessionSpec:
         self._count += 1
         return simulated_spec(
-            f"{tenant.name}{self._count}", tenant.name, tenant.weight, side=tenant.side, fps=tenant.fps
+            f"{tenant.name}{self._count}", tenant.name, tenant.weight, side=tenant.side, fps=tenant.fps, seed=self._count
         )  # fmt: skip
 
     def _come_later(self, tenant: Tenant) -> None:
@@ -161,7 +167,8 @@ class OfferedLoad:
 
     def _open(self, spec: SessionSpec, tenant: Tenant) -> None:
         self.admission.admit(spec)
-        length_s = tenant.length_s * max(0.5, self._random.gauss(1.0, LENGTH_SPREAD))
+        # Log-normal, of the tenant's mean.
+        length_s = tenant.length_s * math.exp(self._random.gauss(-self._spread**2 / 2, self._spread))
         self.replica.open(spec, length_s, in_voice=self._random.random())
 
     def _ended(self, session: Session) -> None:

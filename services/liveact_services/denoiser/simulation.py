@@ -203,11 +203,11 @@ class SimulatedReplica:
 
 
 def simulated_spec(
-    name: str, tenant: str = "default", weight: float = 1.0, *, side: int = 512, fps: int = 20, fastest: bool = False
+    name: str, tenant: str = "default", weight: float = 1.0, *, side: int = 512, fps: int = 20, fastest: bool = False, seed: int = 0
 ) -> SessionSpec:
     """A session of that tenant."""
     return SessionSpec(
         session=name, width=side, height=side, fps=fps, codec=Codec.H264,
-        pacing=Pacing.FASTEST if fastest else Pacing.REALTIME, idle=Idle.ANIMATE, seed=0, prompt="", rate=16000,
+        pacing=Pacing.FASTEST if fastest else Pacing.REALTIME, idle=Idle.ANIMATE, seed=seed, prompt="", rate=16000,
         tenant=tenant, weight=weight,
     )  # fmt: skip
