@@ -153,9 +153,20 @@ def test_a_tenants_own_past_counts_before_everybodys() -> None:
     for _ in range(ENOUGH):
         lengths.record("short", 10.0)
         lengths.record("long", 100.0)
-    assert lengths.remaining("short", 4.0) == [6.0] * ENOUGH
-    assert sorted(lengths.remaining("new", 4.0)) == [6.0] * ENOUGH + [96.0] * ENOUGH
-    assert lengths.remaining("short", 20.0) == [2.0], "older than all before it"
+    outlook = lengths.outlook()
+    assert outlook.remaining("short", 4.0) == [6.0] * ENOUGH
+    assert outlook.remaining("new", 4.0) == [6.0] * ENOUGH + [96.0] * ENOUGH
+    assert outlook.remaining("short", 20.0) == [1.0, 2.0, 4.0], "older than all before it"
+
+
+def test_long_sessions_that_have_not_ended_yet_are_not_forgotten() -> None:
+    lengths = Lengths()
+    for _ in range(ENOUGH):
+        lengths.record("t", 10.0)
+    lengths.record("t", 100.0)
+    young = [lengths.outlook(running).remaining("t", 0.0) for running in ([], [("t", 50.0)] * 9, [("other", 50.0)] * 9)]
+    assert [of.count(100.0) for of in young] == [1, 10, 1]
+    assert lengths.outlook([("t", 200.0)]).remaining("t", 150.0) == [pytest.approx(70.0)], "older than all that ended"
 
 
 known = st.floats(20.0, 50.0)

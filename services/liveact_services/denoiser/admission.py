@@ -23,7 +23,7 @@ from liveact_services.conductor.stages import Pacing, SessionSpec
 from liveact_services.denoiser import futures
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.futures import FUTURES, Awaited, Going
-from liveact_services.denoiser.lengths import Lengths
+from liveact_services.denoiser.lengths import Lengths, Outlook
 from liveact_services.denoiser.room import Demand, Room
 
 SURELY = 0.98
@@ -142,28 +142,32 @@ class Admission:
             return True
         room = self._room(memory)
         room.take(wanted)
-        if _all_fit(room, line := self._awaited(self._line)):
+        if _all_fit(room, [self._demand(expected.spec) for expected in self._line]):
             return True
-        room = self._room(memory)
-        held = self._going()
-        newcomer = Awaited(0.0, self._lengths.remaining(spec.tenant, 0.0), wanted)
+        room, outlook = self._room(memory), self._outlook()
+        held, line = self._going(outlook), self._awaited(self._line, outlook)
+        newcomer = Awaited(0.0, outlook.remaining(spec.tenant, 0.0), wanted)
         beside = futures.kept(room, held, line, PROMISED, newcomer)
         if min(beside) >= _ENOUGH:
             return True
         without = futures.kept(room, held, line, PROMISED)
         return all(ours >= min(_ENOUGH, theirs) for ours, theirs in zip(beside, without, strict=True))
 
-    def _going(self) -> list[Going]:
+    def _outlook(self) -> Outlook:
+        now = self._now()
+        return self._lengths.outlook([(one.spec.tenant, now - one.since) for one in self._held.values()])
+
+    def _going(self, outlook: Outlook) -> list[Going]:
         now = self._now()
         return [
-            Going(self._lengths.remaining(admitted.spec.tenant, now - admitted.since), self._demand(admitted.spec))
+            Going(outlook.remaining(admitted.spec.tenant, now - admitted.since), self._demand(admitted.spec))
             for admitted in self._held.values()
         ]
 
-    def _awaited(self, line: list[_Expected]) -> list[Awaited]:
-        now, lengths = self._now(), self._lengths
+    def _awaited(self, line: list[_Expected], outlook: Outlook) -> list[Awaited]:
+        now = self._now()
         return [
-            Awaited(max(0.0, one.at - now), lengths.remaining(one.spec.tenant, 0.0), self._demand(one.spec))
+            Awaited(max(0.0, one.at - now), outlook.remaining(one.spec.tenant, 0.0), self._demand(one.spec))
             for one in line
         ]
 
@@ -189,7 +193,8 @@ class Admission:
         """Seconds by which there surely is room, behind those of the line that are ahead."""
         if not self._lengths.known:
             return UNKNOWN_RETRY_S
-        waits = futures.waits(self._room(memory), self._going(), self._awaited(ahead), wanted, PROMISED)
+        outlook = self._outlook()
+        waits = futures.waits(self._room(memory), self._going(outlook), self._awaited(ahead, outlook), wanted, PROMISED)
         wait = waits[_ENOUGH - 1]
         if wait == float("inf"):
             # What does not even fit alone may do so when the device's memory is used by others no more.
@@ -202,10 +207,10 @@ _ENOUGH = math.ceil(FUTURES * SURELY)
 """Futures in which a promise is to be kept."""
 
 
-def _all_fit(room: Room, line: list[Awaited]) -> bool:
+def _all_fit(room: Room, line: list[Demand]) -> bool:
     """Whether there is a place for everybody in the line at once."""
-    for awaited in line:
-        if not room.fits(awaited.demand):
+    for demand in line:
+        if not room.fits(demand):
             return False
-        room.take(awaited.demand)
+        room.take(demand)
     return True

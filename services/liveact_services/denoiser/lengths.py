@@ -1,16 +1,17 @@
-"""How long sessions last, from those that have ended."""
+"""How long sessions last, from those that have ended and those that go on."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from collections.abc import Sequence
 
 HISTORY = 256
 """Ended sessions that are remembered, of each tenant and of all."""
 ENOUGH = 8
 """Ended sessions from which a history is believed, everybody's or a tenant's own."""
 OUTLIVED = 0.1
-"""A session older than all before it is expected to go on for this share of its age."""
+"""A session older than all before it is expected to go on for this share of its age, or half or twice as long."""
 
 
 class Lengths:
@@ -30,16 +31,52 @@ class Lengths:
         self._all.add(seconds)
         self._by_tenant.setdefault(tenant, _History()).add(seconds)
 
-    def remaining(self, tenant: str, age_s: float) -> list[float]:
-        """How long a session of that age may go on, the shortest first: what every session before it went on for that grew older.
-
-        Raises `ValueError` while nothing is known.
-        """
+    def outlook(self, running: Sequence[tuple[str, float]] = ()) -> Outlook:
+        """What can be said while sessions of these tenants and ages go on. Raises `ValueError` while nothing is known."""
         if not self.known:
             raise ValueError(f"{len(self._all)} sessions have ended: {ENOUGH} are needed to say anything")
+        return Outlook(self, running)
+
+    def of(self, tenant: str) -> tuple[str, list[float]]:
+        """The lengths that count for a tenant, in order, and whose they are: its own, or everybody's as ""."""
         known = self._by_tenant.get(tenant)
-        older = (known if known and len(known) >= ENOUGH else self._all).longer_than(age_s)
-        return [length - age_s for length in older] or [OUTLIVED * age_s]
+        return (tenant, known.ordered) if known is not None and len(known) >= ENOUGH else ("", self._all.ordered)
+
+
+class Outlook:
+    """How much longer sessions may go on.
+
+    Of the sessions that began together the short ones end first: while long ones still go on, those that have ended are shorter
+    than all. So each that goes on counts as well, with a length of those before it that grew older than it is.
+    """
+
+    def __init__(self, lengths: Lengths, running: Sequence[tuple[str, float]]) -> None:
+        self._lengths, self._running = lengths, running
+        self._likely: dict[str, list[float]] = {}
+
+    def remaining(self, tenant: str, age_s: float) -> list[float]:
+        """How long a session of that age may go on, one as likely as the other, the shortest first."""
+        whose, ended = self._lengths.of(tenant)
+        likely = self._likely.get(whose)
+        if likely is None:
+            likely = self._likely[whose] = _with_running(ended, [a for t, a in self._running if whose in ("", t)])
+        older = likely[bisect_right(likely, age_s) :]
+        if older:
+            return [length - age_s for length in older]
+        # By as much as those before it differed at the long end.
+        usual = max(OUTLIVED * age_s, likely[-1] - likely[int(0.9 * len(likely))])
+        return [usual / 2, usual, 2 * usual]
+
+
+def _with_running(ended: list[float], ages: list[float]) -> list[float]:
+    """The lengths in order, with one more for every session that goes on at these ages."""
+    likely = list(ended)
+    for number, age in enumerate(sorted(ages)):
+        older = len(ended) - (first := bisect_right(ended, age))
+        # Spread evenly: of many at one age the first gets a short one and the last a long one.
+        share = (number * 0.6180339887 + 0.5) % 1.0
+        insort(likely, ended[first + int(share * older)] if older else age * (1 + OUTLIVED))
+    return likely
 
 
 class _History:
@@ -47,16 +84,13 @@ class _History:
 
     def __init__(self) -> None:
         self._latest: deque[float] = deque()
-        self._ordered: list[float] = []
+        self.ordered: list[float] = []
 
     def __len__(self) -> int:
         return len(self._latest)
 
     def add(self, seconds: float) -> None:
         if len(self._latest) == HISTORY:
-            del self._ordered[bisect_left(self._ordered, self._latest.popleft())]
+            del self.ordered[bisect_left(self.ordered, self._latest.popleft())]
         self._latest.append(seconds)
-        insort(self._ordered, seconds)
-
-    def longer_than(self, seconds: float) -> list[float]:
-        return self._ordered[bisect_right(self._ordered, seconds) :]
+        insort(self.ordered, seconds)

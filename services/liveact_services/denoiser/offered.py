@@ -31,7 +31,9 @@ SPREAD = 0.02
 LATE = 0.2
 """Share of the time told by which a retry time may be late and is still right."""
 WARM_S = 120.0
-"""Until the first lengths are known and the replica is full; not counted."""
+"""Until the first lengths are known and the replica is full; not counted. Heavy-tailed ones take ten times as long to know."""
+WHOLE_S = 20.0
+"""A shorter session is made of so few blocks that its share of the device cannot be as even as others'."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +108,18 @@ class OfferedLoad:
         """So long, after the warm-up."""
         for tenant in self.tenants:
             self._come_later(tenant)
-        self.calendar.run(WARM_S)
+        warm_s = WARM_S * (1 + 9 * min(1.0, self._spread))
+        self.calendar.run(warm_s)
         self.refused = self.came_back = self.let_in = 0
         before = len(self.replica.sessions)
         used = sum(s.device_s for s in self.replica.sessions)
-        self.calendar.run(WARM_S + seconds)
+        self.calendar.run(warm_s + seconds)
         sessions = self.replica.sessions[before:]
         return Admitted(
             self.load, len(sessions), self.refused,
             (sum(s.device_s for s in self.replica.sessions) - used) / seconds,
             sum(s.due_blocks for s in sessions), sum(s.in_time for s in sessions),
-            self.came_back, self.let_in, fairness([s for s in sessions if s.over]),
+            self.came_back, self.let_in, fairness([s for s in sessions if s.over and s.length_s >= WHOLE_S]),
         )  # fmt: skip
 
     def _warm_up_costs(self) -> None:
@@ -168,7 +171,7 @@ class OfferedLoad:
     def _open(self, spec: SessionSpec, tenant: Tenant) -> None:
         self.admission.admit(spec)
         # Log-normal, of the tenant's mean.
-        length_s = tenant.length_s * math.exp(self._random.gauss(-self._spread**2 / 2, self._spread))
+        length_s = tenant.length_s * math.exp(self._random.gauss(-(self._spread**2) / 2, self._spread))
         self.replica.open(spec, length_s, in_voice=self._random.random())
 
     def _ended(self, session: Session) -> None:

@@ -203,7 +203,14 @@ class SimulatedReplica:
 
 
 def simulated_spec(
-    name: str, tenant: str = "default", weight: float = 1.0, *, side: int = 512, fps: int = 20, fastest: bool = False, seed: int = 0
+    name: str,
+    tenant: str = "default",
+    weight: float = 1.0,
+    *,
+    side: int = 512,
+    fps: int = 20,
+    fastest: bool = False,
+    seed: int = 0,
 ) -> SessionSpec:
     """A session of that tenant."""
     return SessionSpec(
