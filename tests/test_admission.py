@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.stages import SessionSpec
-from liveact_services.denoiser.admission import PATIENCE_S, UNKNOWN_RETRY_S, Admission
+from liveact_services.denoiser.admission import PATIENCE_S, Admission
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.lengths import ENOUGH, Lengths
 from liveact_services.denoiser.offered import Admitted, OfferedLoad, fair_shares, jain, shared
@@ -60,6 +60,7 @@ class Replica:
         spec = self.spec(tenant, **kind)
         refusal = self.admission.refusal(spec, self.room)
         assert refusal is not None
+        assert refusal.retry_after_s is not None
         self.admission.expect(spec, refusal.retry_after_s)
         return refusal.retry_after_s
 
@@ -142,10 +143,12 @@ def test_who_has_gone_makes_room() -> None:
 # ---- when there will be room
 
 
-def test_a_replica_without_a_past_tells_a_usual_time() -> None:
+def test_a_replica_without_a_past_tells_no_time() -> None:
     replica = Replica()
     replica.fill()
-    assert replica.refused() == UNKNOWN_RETRY_S
+    refusal = replica.admission.refusal(replica.spec())
+    assert refusal is not None
+    assert refusal.retry_after_s is None
 
 
 def test_a_tenants_own_past_counts_before_everybodys() -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from liveact_models.timeline import block_seconds
@@ -28,8 +29,6 @@ from liveact_services.denoiser.room import Demand, Room
 
 SURELY = 0.98
 """Share of the possible futures in which a time told is to be right."""
-UNKNOWN_RETRY_S = 5.0
-"""Told while so few sessions have ended that nothing is known."""
 SHORTEST_RETRY_S = 0.1
 PATIENCE_S = 60.0
 """Who was told to come back later than this is not counted on."""
@@ -39,14 +38,22 @@ PROMISED = 0.03
 """Utilisation by which whoever is expected may pass the bound: blocks may take a little longer now than when it was told."""
 EARLY_S = 0.1
 """By how much somebody may come back early."""
+FRESH = 0.1
+"""Share of a time told for which the answer is not worked out anew."""
+LATELY = 16
+"""Sessions admitted last, which say how small sessions may be."""
 
 
-@dataclass(frozen=True)
 class Refusal:
-    """Why a session was not taken, and in how many seconds it probably would be."""
+    """Why a session was not taken. To be read at once: what it says of later is worked out when it is asked for."""
 
-    why: str
-    retry_after_s: float
+    def __init__(self, why: str, wait: Callable[[], float | None] = lambda: None) -> None:
+        self.why, self._wait = why, wait
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """In how many seconds the session surely would be taken; None while nobody can know."""
+        return self._wait()
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,13 @@ class Admission:
         self._lengths = Lengths()
         self._held: dict[str, _Admitted] = {}
         self._line: list[_Expected] = []
+        self._told: deque[float] = deque()
+        """Until when clients are waited for that were told to come later than they are counted on."""
+        self._memory = math.inf
+        """Bytes there were for sessions when it was last asked."""
+        self._answers: dict[tuple[Demand, float, int], tuple[float, float]] = {}
+        """What was asked since something changed, and when and what was answered."""
+        self._lately: deque[SessionSpec] = deque(maxlen=LATELY)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -100,9 +114,34 @@ class Admission:
         """Of the sessions held, by what blocks take now."""
         return sum(self._demand(admitted.spec).utilisation for admitted in self._held.values())
 
+    @property
+    def sessions(self) -> Collection[str]:
+        """Those that are held."""
+        return self._held.keys()
+
+    @property
+    def filled(self) -> tuple[float, float]:
+        """What the sessions held take and what there is, in sessions of the smallest kind that came lately.
+
+        Of time, memory and number what is taken most of counts. The two are equal where nothing is left.
+        """
+        demands = [self._demand(admitted.spec) for admitted in self._held.values()]
+        small = min((self._share(self._demand(spec)) for spec in self._lately), default=1 / self.max_sessions)
+        total = Demand(sum(d.utilisation for d in demands), sum(d.memory for d in demands))
+        return self._share(total, len(demands)) / small, 1 / small
+
+    @property
+    def waiting(self) -> int:
+        """How many clients were told to come back and are waited for."""
+        now = self._now()
+        while self._told and self._told[0] <= now:
+            self._told.popleft()
+        return len(self._told) + sum(expected.at + GRACE_S >= now for expected in self._line)
+
     def refusal(self, spec: SessionSpec, memory: float = float("inf")) -> Refusal | None:
         """Why the session cannot be taken now; None when it can. `memory`: bytes that all sessions together may take."""
         self._line = [expected for expected in self._line if expected.at + GRACE_S >= self._now()]
+        self._memory = memory
         wanted = self._demand(spec)
         room, ahead = self._room(memory), self._line
         if (mine := self._expected(spec)) is not None:
@@ -113,13 +152,15 @@ class Admission:
             lacks = room.lacks(wanted)
             if not lacks and not self._kept(wanted, spec, memory):
                 lacks = "as much as it can hold beside those who were told to come back"
-        return Refusal(lacks, self._retry_after_s(wanted, memory, ahead)) if lacks else None
+        return Refusal(lacks, lambda: self._retry_after_s(wanted, memory, ahead)) if lacks else None
 
-    def admit(self, spec: SessionSpec) -> None:
-        """The session is held from now on; if it was expected, it has come."""
+    def admit(self, spec: SessionSpec, age_s: float = 0.0) -> None:
+        """The session is held from now on; if it was expected, it has come. `age_s`: how long it had gone on elsewhere."""
         if (mine := self._expected(spec)) is not None:
             self._line.remove(mine)
-        self._held[spec.session] = _Admitted(spec, self._now())
+        self._answers.clear()
+        self._held[spec.session] = _Admitted(spec, self._now() - age_s)
+        self._lately.append(spec)
 
     def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """The session was refused, and told to come back here in so many seconds."""
@@ -127,11 +168,15 @@ class Admission:
             # It came as told and there was no room yet: it is expected anew.
             self._line.remove(mine)
         if retry_after_s <= PATIENCE_S:
+            self._answers.clear()
             self._line.append(_Expected(spec, self._now() + retry_after_s))
             self._line.sort(key=lambda expected: expected.at)
+        else:
+            self._told.append(self._now() + PATIENCE_S)
 
     def release(self, session: str, ended: bool = True) -> None:
         """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""
+        self._answers.clear()
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:
             self._lengths.record(admitted.spec.tenant, self._now() - admitted.since)
@@ -177,6 +222,11 @@ class Admission:
         best = max(self._line, key=lambda expected: expected.likeness(spec, now), default=None)
         return best if best is not None and best.likeness(spec, now) else None
 
+    def _share(self, demand: Demand, sessions: int = 1) -> float:
+        """Of the replica, by what there is least of."""
+        memory = demand.memory / self._memory if self._memory > 0 else 0.0
+        return max(demand.utilisation / self.max_utilisation, memory, sessions / self.max_sessions)
+
     def _demand(self, spec: SessionSpec) -> Demand:
         block_s = self._costs.block_s(spec.width, spec.height)
         if block_s is None or spec.pacing is Pacing.FASTEST:
@@ -189,16 +239,25 @@ class Admission:
             room.take(self._demand(admitted.spec))
         return room
 
-    def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float:
-        """Seconds by which there surely is room, behind those of the line that are ahead."""
+    def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
+        """Seconds by which there surely is room, behind those of the line that are ahead; None while nobody can know."""
         if not self._lengths.known:
-            return UNKNOWN_RETRY_S
+            return None
+        now, asked = self._now(), (wanted, memory, len(ahead))
+        if (known := self._answers.get(asked)) is not None and now - known[0] <= FRESH * known[1]:
+            return max(SHORTEST_RETRY_S, known[1] - (now - known[0]))
+        wait = self._wait(wanted, memory, ahead)
+        if wait is not None:
+            self._answers[asked] = now, wait
+        return wait
+
+    def _wait(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
         outlook = self._outlook()
         waits = futures.waits(self._room(memory), self._going(outlook), self._awaited(ahead, outlook), wanted, PROMISED)
         wait = waits[_ENOUGH - 1]
         if wait == float("inf"):
             # What does not even fit alone may do so when the device's memory is used by others no more.
-            return UNKNOWN_RETRY_S
+            return None
         # Rounded up: who comes a moment before a session ends has come in vain.
         return max(SHORTEST_RETRY_S, math.ceil(wait / SHORTEST_RETRY_S) * SHORTEST_RETRY_S)
 

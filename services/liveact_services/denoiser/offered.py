@@ -11,6 +11,7 @@ from random import Random
 from liveact_services.conductor.stages import Pacing, SessionSpec
 from liveact_services.denoiser.admission import PATIENCE_S, Admission
 from liveact_services.denoiser.simulation import Calendar, Device, Session, SimulatedReplica, simulated_spec
+from liveact_services.placement.pins import ASK_AGAIN_S
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class OfferedLoad:
             self._open(spec, tenant)
             return
         self.refused += 1
-        told = refusal.retry_after_s
+        told = ASK_AGAIN_S if refusal.retry_after_s is None else refusal.retry_after_s
         self.admission.expect(spec, told)
         if told <= PATIENCE_S:
             latest = self.calendar() + (1 + LATE) * told
@@ -157,7 +158,8 @@ class OfferedLoad:
     def _come_back(self, spec: SessionSpec, tenant: Tenant, latest: float) -> None:
         """At the time told; where there is no room, at the time told now, as long as that is not much later."""
         refusal = self.admission.refusal(spec)
-        at = self.calendar() + (0.0 if refusal is None else refusal.retry_after_s)
+        told = 0.0 if refusal is None else ASK_AGAIN_S if refusal.retry_after_s is None else refusal.retry_after_s
+        at = self.calendar() + told
         if refusal is None:
             self.came_back += 1
             self.let_in += 1
@@ -165,7 +167,7 @@ class OfferedLoad:
         elif at > latest:
             self.came_back += 1
         else:
-            self.admission.expect(spec, refusal.retry_after_s)
+            self.admission.expect(spec, told)
             self.calendar.at(at, lambda: self._come_back(spec, tenant, latest))
 
     def _open(self, spec: SessionSpec, tenant: Tenant) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ROUNDING = 1e-9
 
@@ -29,7 +29,7 @@ class Room:
 
     def copy(self) -> Room:
         """Another that is as large now."""
-        return replace(self)
+        return Room(self.sessions, self.utilisation, self.memory, self.due)
 
     def take(self, demand: Demand) -> None:
         """A session comes."""

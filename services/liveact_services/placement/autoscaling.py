@@ -87,6 +87,14 @@ class Decision:
     """What was held, waited and was due, in the observation's unit."""
 
 
+def carried(held: float, used: float, most: float) -> float:
+    """Sessions that one replica carries: as many as those held would be if the replicas they fill were full; `most` at most.
+
+    `used`: how many full replicas those held would make, by what the replicas measured; 0 where nobody knows.
+    """
+    return min(most, held / used) if held > 0 and used > 0 else most
+
+
 def decide(rules: ScalingRules, seen: Observation, state: ScalingState) -> tuple[Decision, ScalingState]:
     """The number of replicas, and what to remember.
 
