@@ -32,9 +32,9 @@ class Stateful:
         """What its sessions take of it and what it has, in small sessions: their count and the most there may be."""
         return float(self.held()), float(self.capacity)
 
-    def waiting(self) -> int:
-        """How many clients were told to come back here and are waited for."""
-        return 0
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
+        return 0.0
 
     def require_room(self, session: str) -> None:
         """Raises `ReplicaFull` where no session more is taken; that one then counts as waiting."""
@@ -75,7 +75,7 @@ class Stateful:
         return {
             "held": float(self.held()),
             "used": taken / capacity,
-            "waiting": float(self.waiting()),
+            "waiting": self.waiting(),
             "turned_away": float(len({session for _, session in self._turned_away})),
             "draining": float(self._draining),
             "started_at": self.started_at,

@@ -98,8 +98,8 @@ class Admission:
         self._lengths = Lengths()
         self._held: dict[str, _Admitted] = {}
         self._line: list[_Expected] = []
-        self._told: deque[float] = deque()
-        """Until when clients are waited for that were told to come later than they are counted on."""
+        self._told: deque[tuple[float, SessionSpec]] = deque()
+        """Clients that were told to come later than they are counted on, and until when they count as waiting."""
         self._memory = math.inf
         """Bytes there were for sessions when it was last asked."""
         self._answers: dict[tuple[Demand, float, int], tuple[float, float]] = {}
@@ -131,12 +131,14 @@ class Admission:
         return self._share(total, len(demands)) / small, 1 / small
 
     @property
-    def waiting(self) -> int:
-        """How many clients were told to come back and are waited for."""
+    def waiting(self) -> float:
+        """What the clients that were told to come back would take, in full replicas."""
         now = self._now()
-        while self._told and self._told[0] <= now:
+        while self._told and self._told[0][0] <= now:
             self._told.popleft()
-        return len(self._told) + sum(expected.at + GRACE_S >= now for expected in self._line)
+        waiting = [spec for _, spec in self._told]
+        waiting += [expected.spec for expected in self._line if expected.at + GRACE_S >= now]
+        return sum(self._share(self._demand(spec)) for spec in waiting)
 
     def refusal(self, spec: SessionSpec, memory: float = float("inf")) -> Refusal | None:
         """Why the session cannot be taken now; None when it can. `memory`: bytes that all sessions together may take."""
@@ -172,7 +174,7 @@ class Admission:
             self._line.append(_Expected(spec, self._now() + retry_after_s))
             self._line.sort(key=lambda expected: expected.at)
         else:
-            self._told.append(self._now() + PATIENCE_S)
+            self._told.append((self._now() + PATIENCE_S, spec))
 
     def release(self, session: str, ended: bool = True) -> None:
         """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""

@@ -88,8 +88,8 @@ class Denoiser(StatefulReplica[_Held]):
         """What its sessions take of it and what it has, in small sessions, by what the admission measured."""
         return self._admission.filled
 
-    def waiting(self) -> int:
-        """How many clients were told to come back here and are waited for."""
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
         return self._admission.waiting
 
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:

@@ -38,8 +38,10 @@ class SessionPolicy:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Serve's call: the target, and the state that it hands back with the next one."""
         now = float(context.current_time or 0.0)
-        held, waiting, draining, idle, used = self._reported(context)
+        held, turned_away, draining, idle, used, expected = self._reported(context)
         per_replica = carried(held, used, self._per_replica)
+        # Those that were told when to come back stay away until then.
+        waiting = max(turned_away, expected * per_replica)
         application = context.app_name or ""
         if self._role is Role.LEADS:
             board.BOARD.tell(application, context.deployment_name, held + waiting, now)
@@ -49,8 +51,9 @@ class SessionPolicy:
         decision, state = decide(self._rules, seen, context.policy_state.get(STATE, ScalingState()))
         return decision.target, {STATE: state}
 
-    def _reported(self, context: AutoscalingContext) -> tuple[float, float, int, int, float]:
-        """Held, waiting, draining, how many of the newest are idle, and replicas filled, as of the replicas' last reports."""
+    def _reported(self, context: AutoscalingContext) -> tuple[float, float, int, int, float, float]:
+        """Held, turned away, draining, how many of the newest are idle, and in full replicas what those held and those told to
+        come back take; as of the replicas' last reports."""
         reports = context.raw_metrics or {}
 
         def last(name: str) -> dict[Any, float]:
@@ -61,11 +64,9 @@ class SessionPolicy:
         open_to_all = [replica for replica in turned_away if not draining.get(replica)]
         # A session without a place was turned away by every replica, so the one that turned away fewest says how many.
         waiting = min((turned_away[replica] for replica in open_to_all), default=0.0)
-        # Those that were told when to come back stay away until then; each was told by one replica.
-        waiting = max(waiting, sum(last("waiting").values()))
         starting = max(0, context.target_num_replicas - len(context.running_replicas))
         if self._role is Role.FOLLOWS:
-            return 0.0, 0.0, 0, context.target_num_replicas, 0.0
+            return 0.0, 0.0, 0, context.target_num_replicas, 0.0, 0.0
         idle = starting
         # One that has not reported yet may hold something, and is among the newest.
         newest = sorted(context.running_replicas, key=lambda r: started.get(r, float("inf")), reverse=True)
@@ -73,8 +74,8 @@ class SessionPolicy:
             if held.get(replica, 1.0) > 0:
                 break
             idle += 1
-        used = sum(last("used").values())
-        return sum(held.values()), waiting, sum(map(bool, draining.values())), idle, used
+        used, expected = (sum(last(name).values()) for name in ("used", "waiting"))
+        return sum(held.values()), waiting, sum(map(bool, draining.values())), idle, used, expected
 
 
 def autoscaling_config(rules: ScalingRules, per_replica: float, role: Role, initial: int) -> AutoscalingConfig:

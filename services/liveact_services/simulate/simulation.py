@@ -110,8 +110,10 @@ class Simulation:
         """Drained because their node goes."""
         self._sessions: dict[str, Session] = {}
         self._of_tenant: Counter[int] = Counter()
-        self._waiting = self._present = 0
-        """Sessions without and with a replica."""
+        self._waiting = 0.0
+        """What those without a replica need, in full replicas."""
+        self._present = 0
+        """Sessions with one."""
         self._born = 0
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = 0
@@ -185,13 +187,13 @@ class Simulation:
         if left <= 0:
             self._give_up(session)
             return
-        self._waiting += 1
+        self._waiting += session.need / service.max_utilisation
         # A session that lost its replica is told nothing.
         session.told_s = told if session.began_s < 0 and told <= left else -1.0
         self._at(now + (told if session.told_s >= 0 else min(service.retry_s, left)), self._ask_again, session)
 
     def _ask_again(self, session: Session) -> None:
-        self._waiting -= 1
+        self._waiting -= session.need / self._service.max_utilisation
         told, session.told_s = session.told_s, -1.0
         self._seek(session)
         if told >= 0:
@@ -367,9 +369,10 @@ class Simulation:
     def _tick(self, nothing: None) -> None:
         self._at(self._now + self._service.tick_s, self._tick, None)
         starting, fleet = len(self._starting), self._fleet
+        per_replica = carried(self._present, fleet.used, self._service.max_sessions)
         seen = Observation(
-            now=self._now, asked=starting + len(fleet), admitted=self._present, waiting=self._waiting,
-            per_replica=carried(self._present, fleet.used, self._service.max_sessions), draining=len(self._leaving),
+            now=self._now, asked=starting + len(fleet), admitted=self._present,
+            waiting=max(0.0, self._waiting) * per_replica, per_replica=per_replica, draining=len(self._leaving),
             idle_newest=starting + self._idle_newest(),
         )  # fmt: skip
         decision, self._state = decide(self._rules, seen, self._state)
