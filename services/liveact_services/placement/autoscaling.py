@@ -132,10 +132,15 @@ def _kept(
 
 
 def _due(rules: ScalingRules, oldest: tuple[float, float], now: float, current: float) -> float:
-    """What is expected to come on top until a replica that is asked for now serves; a decline counts for nothing."""
+    """What is expected to come on top until a replica that is asked for now serves; a decline counts for nothing.
+
+    Nor does growth that chance explains: of as many sessions as come and go unbidden, two counts differ by about the root of
+    their sum.
+    """
     began, before = oldest
+    growth = current - before - math.sqrt(current + before)
     # Never over less than trend_s: a service that has just started has no trend.
-    return max(0.0, (current - before) / max(now - began, rules.trend_s) * rules.start_s)
+    return max(0.0, growth / max(now - began, rules.trend_s) * rules.start_s)
 
 
 def _wants(
