@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.stages import Pacing, SessionSpec
@@ -45,12 +46,12 @@ LATELY = 16
 
 
 class Refusal:
-    """Why a session was not taken. To be read at once: what it says of later is worked out when it is asked for."""
+    """Why a session was not taken. When it may come back is worked out when it is first asked for, which is to be at once."""
 
     def __init__(self, why: str, wait: Callable[[], float | None] = lambda: None) -> None:
         self.why, self._wait = why, wait
 
-    @property
+    @cached_property
     def retry_after_s(self) -> float | None:
         """In how many seconds the session surely would be taken; None while nobody can know."""
         return self._wait()
@@ -104,6 +105,8 @@ class Admission:
         """Bytes there were for sessions when it was last asked."""
         self._answers: dict[tuple[Demand, float, int], tuple[float, float]] = {}
         """What was asked since something changed, and when and what was answered."""
+        self._sum, self._due, self._summed_at = Demand(0.0, 0.0), 0, -1
+        """What those held take together, how many of them take time, and after how many measured blocks that was."""
         self._lately: deque[SessionSpec] = deque(maxlen=LATELY)
 
     def __len__(self) -> int:
@@ -112,7 +115,7 @@ class Admission:
     @property
     def utilisation(self) -> float:
         """Of the sessions held, by what blocks take now."""
-        return sum(self._demand(admitted.spec).utilisation for admitted in self._held.values())
+        return self._taken().utilisation
 
     @property
     def sessions(self) -> Collection[str]:
@@ -125,10 +128,8 @@ class Admission:
 
         Of time, memory and number what is taken most of counts. The two are equal where nothing is left.
         """
-        demands = [self._demand(admitted.spec) for admitted in self._held.values()]
         small = min((self._share(self._demand(spec)) for spec in self._lately), default=1 / self.max_sessions)
-        total = Demand(sum(d.utilisation for d in demands), sum(d.memory for d in demands))
-        return self._share(total, len(demands)) / small, 1 / small
+        return self._share(self._taken(), len(self._held)) / small, 1 / small
 
     @property
     def waiting(self) -> float:
@@ -160,7 +161,7 @@ class Admission:
         """The session is held from now on; if it was expected, it has come. `age_s`: how long it had gone on elsewhere."""
         if (mine := self._expected(spec)) is not None:
             self._line.remove(mine)
-        self._answers.clear()
+        self._changed()
         self._held[spec.session] = _Admitted(spec, self._now() - age_s)
         self._lately.append(spec)
 
@@ -178,7 +179,7 @@ class Admission:
 
     def release(self, session: str, ended: bool = True) -> None:
         """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""
-        self._answers.clear()
+        self._changed()
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:
             self._lengths.record(admitted.spec.tenant, self._now() - admitted.since)
@@ -236,10 +237,24 @@ class Admission:
         return Demand(block_s / block_seconds(1, spec.fps), self._memory_of(spec))
 
     def _room(self, memory: float) -> Room:
-        room = Room(self.max_sessions, self.max_utilisation, memory)
-        for admitted in self._held.values():
-            room.take(self._demand(admitted.spec))
-        return room
+        taken = self._taken()
+        return Room(
+            self.max_sessions - len(self._held), self.max_utilisation - taken.utilisation, memory - taken.memory, self._due
+        )  # fmt: skip
+
+    def _taken(self) -> Demand:
+        """What the sessions held take together, by what blocks take now."""
+        if self._summed_at != self._costs.measured:
+            demands = [self._demand(admitted.spec) for admitted in self._held.values()]
+            self._sum = Demand(sum(d.utilisation for d in demands), sum(d.memory for d in demands))
+            self._due = sum(d.utilisation > 0 for d in demands)
+            self._summed_at = self._costs.measured
+        return self._sum
+
+    def _changed(self) -> None:
+        """What was worked out before holds no more."""
+        self._answers.clear()
+        self._summed_at = -1
 
     def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
         """Seconds by which there surely is room, behind those of the line that are ahead; None while nobody can know."""

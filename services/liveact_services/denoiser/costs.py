@@ -21,11 +21,14 @@ class BlockCosts:
         """By pixels of a frame."""
         self._typical: dict[int, float] = {}
         """What was made of them, until the next is measured."""
+        self.measured = 0
+        """Blocks: what was worked out from the costs holds as long as this stays."""
 
     def record(self, width: int, height: int, block_s: float) -> None:
         """A block of this size took so long on the device."""
         self._seconds.setdefault(width * height, deque(maxlen=WINDOW)).append(block_s)
         self._typical.pop(width * height, None)
+        self.measured += 1
 
     def block_s(self, width: int, height: int) -> float | None:
         """What a block of this size takes; None while no block of any size was measured.

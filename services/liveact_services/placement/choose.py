@@ -78,6 +78,6 @@ def fits(held: float, need: float, capacity: float) -> bool:
     return held + need <= capacity + ROUNDING
 
 
-MOST_ASKED = 8
+MOST_ASKED = 4
 """Who was refused by so many asks none that looks full; each answers in milliseconds, and a fleet may have thousands."""
 ROUNDING = 1e-9

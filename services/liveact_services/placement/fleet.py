@@ -97,16 +97,18 @@ class Fleet:
         """The first of `choose.choose`; of replicas that look full any. Raises `ReplicaGone` and `NoReplica`."""
         if pin.replica is not None:
             return self.view(pin.replica).id
-        for need in (wanted(pin), 1.0):
-            if (replica := self._with_room(pin, need)) is not None:
+        # Those older than who refused it, with as much room as it wants now, were asked before.
+        asked = max((self._slots.get(replica, -1) for replica in pin.refused), default=-1)
+        for need, start in ((wanted(pin), asked + 1), (1.0, 0)):
+            if (replica := self._with_room(pin, need, start)) is not None:
                 return replica
         if len(pin.refused) < MOST_ASKED and (replica := self._full(pin)) is not None:
             return replica
         raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
 
-    def _with_room(self, pin: Pin, need: float) -> str | None:
-        """The oldest with room for so many small sessions that has not refused."""
-        slot = self._first(0, need - ROUNDING)
+    def _with_room(self, pin: Pin, need: float, start: int) -> str | None:
+        """The oldest from this place on with room for so many small sessions that has not refused."""
+        slot = self._first(start, need - ROUNDING)
         while slot >= 0:
             replica = self._ids[slot]
             if replica is not None and replica not in pin.refused:
