@@ -165,22 +165,22 @@ def test_every_session_is_served_refused_or_there_at_the_end(hardware: Hardware,
 
 
 @cache
-def busy_morning(moves: bool) -> dict[str, Any]:
-    return Scenario(100, hours=10, moves=moves).run()
+def day(moves: bool) -> dict[str, Any]:
+    return Scenario(100, moves=moves).run()
 
 
 def test_the_policy_serves_a_day_with_little_more_than_the_oracle() -> None:
-    figures = busy_morning(True)
+    figures = day(True)
     assert figures["wait_p95_s"] <= 5
     assert figures["refused_share"] < 0.03
     assert 1 < figures["gpu_hours_ratio"] < 1.25
     assert 0.7 < figures["utilisation"] < 1
-    static = figures["gpu_hours_ratio"] * (100 * 2 * 10) / figures["gpu_hours"]
+    static = figures["gpu_hours_ratio"] * (100 * 2 * 24) / figures["gpu_hours"]
     assert figures["gpu_hours_ratio"] < 0.6 * static, "a fixed fleet of that size costs far more"
 
 
 def test_moving_sessions_is_what_lets_a_fleet_shrink() -> None:
-    moving, staying = busy_morning(True), busy_morning(False)
+    moving, staying = day(True), day(False)
     assert moving["gpu_hours_ratio"] < staying["gpu_hours_ratio"] - 0.05
     assert moving["migrations"] > staying["migrations"]
 
