@@ -438,3 +438,20 @@ async def test_a_drained_replica_goes_on_with_its_sessions_and_takes_no_others(
 
 async def _given(latents: Denoised) -> Denoised:
     return latents
+
+
+async def test_adopters_at_once_take_no_more_places_than_a_decoder_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (vae_decoder, stateful):
+        monkeypatch.setattr(module, "replica_id", lambda: "decoder")
+    config = ServiceConfig(checkpoint="untrained", sessions={"max_sessions": 1})  # type: ignore[arg-type]
+    replica = VaeDecoder(config)
+    vae, device = replica._vae, replica.device
+    exported = Decoding(vae, session_spec(), device).snapshot(replica._fingerprint)()
+    adopting = [replica.adopt(session_spec(session=name), exported, 0) for name in "abc"]
+    outcomes = await asyncio.gather(*adopting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [str, str, ReplicaFull]
+    assert sorted(await replica.sessions()) == ["a", "b"]
+    assert not replica._adopting
+    with pytest.raises(StateError):
+        await replica.adopt(session_spec(session="a"), b"damaged", 1)
+    assert replica.held() == 2

@@ -28,6 +28,14 @@ class Stateful:
         """How many sessions are here."""
         raise NotImplementedError
 
+    def filled(self) -> tuple[float, float]:
+        """What its sessions take of it and what it has, in small sessions: their count and the most there may be."""
+        return float(self.held()), float(self.capacity)
+
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
+        return 0.0
+
     def require_room(self, session: str) -> None:
         """Raises `ReplicaFull` where no session more is taken; that one then counts as waiting."""
         if self._draining or self.held() >= self.capacity:
@@ -54,7 +62,8 @@ class Stateful:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """What routers hear of this replica, every few seconds."""
-        return {"held": self.held(), "capacity": self.capacity, "draining": self._draining}
+        held, capacity = self.filled()
+        return {"held": held, "capacity": capacity, "draining": self._draining}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
@@ -62,8 +71,11 @@ class Stateful:
         oldest = time.monotonic() - ASK_AGAIN_S
         while self._turned_away and self._turned_away[0][0] < oldest:
             self._turned_away.popleft()
+        taken, capacity = self.filled()
         return {
             "held": float(self.held()),
+            "used": taken / capacity,
+            "waiting": self.waiting(),
             "turned_away": float(len({session for _, session in self._turned_away})),
             "draining": float(self._draining),
             "started_at": self.started_at,

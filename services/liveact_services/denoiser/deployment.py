@@ -89,6 +89,14 @@ class Denoiser(StatefulReplica[_Held]):
         order.put_at(await self.compute.run(self._ranks.position, session))
         return order.next_block
 
+    def filled(self) -> tuple[float, float]:
+        """What its sessions take of it and what it has, in small sessions, by what the admission measured."""
+        return self._admission.filled
+
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
+        return self._admission.waiting
+
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
         self._admission.expect(spec, retry_after_s)

@@ -42,6 +42,8 @@ class VaeDecoder(StatefulReplica[_Held]):
         self._fingerprint = self.model_config.fingerprint()
         self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
         self._fence = Fence()
+        self._adopting: set[str] = set()
+        """Sessions whose exports are being unpacked."""
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
@@ -60,7 +62,12 @@ class VaeDecoder(StatefulReplica[_Held]):
         """
         self._fence.enter(spec.session, attempt)
         self._admit(spec.session)
-        decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+        # Its place is taken before the export is unpacked: whoever adopts meanwhile must find it taken.
+        self._adopting.add(spec.session)
+        try:
+            decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+        finally:
+            self._adopting.discard(spec.session)
         self._hold(spec.session, decoding, attempt)
         return replica_id()
 
@@ -123,11 +130,15 @@ class VaeDecoder(StatefulReplica[_Held]):
         if held is not None:
             held.order.close()
 
+    def held(self) -> int:
+        """How many sessions are here, those whose exports are being unpacked among them."""
+        return len(self._sessions.keys() | self._adopting)
+
     def _admit(self, session: str) -> None:
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
         self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
         # One that is here already goes on here, drained or not.
-        if session not in self._sessions:
+        if session not in self._sessions and session not in self._adopting:
             self.require_room(session)
 
     def _hold(self, session: str, decoding: Decoding, attempt: int) -> None:
