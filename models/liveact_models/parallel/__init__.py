@@ -4,7 +4,7 @@ Applied to the model from outside; whatever the number of ranks, it is one funct
 """
 
 from liveact_models.parallel.group import Peers, host_store, join_group
-from liveact_models.parallel.ulysses import heads_of, share
+from liveact_models.parallel.ulysses import EXACT, heads_of, share
 from liveact_models.parallel.wire import WIRES, ExactWire, Fp8Wire, Wire
 
-__all__ = ["WIRES", "ExactWire", "Fp8Wire", "Peers", "Wire", "heads_of", "host_store", "join_group", "share"]
+__all__ = ["EXACT", "WIRES", "ExactWire", "Fp8Wire", "Peers", "Wire", "heads_of", "host_store", "join_group", "share"]

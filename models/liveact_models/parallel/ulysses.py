@@ -60,7 +60,7 @@ def share(transformer: LiveActTransformer, peers: Peers, wire: Wire = EXACT) -> 
 
 
 class _Part:
-    """What the hooks of one rank know. Of the block in the network: `tokens` are every rank's, `frame_tokens` a latent frame's."""
+    """What the hooks of one rank know: of the block in the network, every rank's `tokens` and a latent frame's count."""
 
     def __init__(self, peers: Peers, wire: Wire, heads: list[range]) -> None:
         self.peers, self.wire, self.heads = peers, wire, heads
