@@ -147,37 +147,36 @@ def test_a_dead_rank_ends_the_group_though_nothing_is_asked_of_it(two: SharedRan
     assert len(ended.why) == 1, "a group ends once"
 
 
-class Worker:
-    """What answers in a rank by a script."""
+def worker_class() -> type:
+    """What answers in a rank by a script. Made in a function, so that it travels whole: workers cannot import this file."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.heard: list[int] = []
+    class Worker:
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+            self.heard: list[int] = []
 
-    def note(self, number: int) -> None:
-        self.heard.append(number)
+        def note(self, number: int) -> None:
+            self.heard.append(number)
 
-    def all_heard(self) -> list[int]:
-        return self.heard
+        def all_heard(self) -> list[int]:
+            return self.heard
 
-    def refuse(self, ranks: tuple[int, ...]) -> str:
-        if self.rank in ranks:
-            raise ValueError("not this")
-        return "done"
+        def refuse(self, ranks: tuple[int, ...]) -> str:
+            if self.rank in ranks:
+                raise ValueError("not this")
+            return "done"
 
-    def sleep(self, rank: int) -> None:
-        if self.rank == rank:
-            time.sleep(60)
+        def sleep(self, rank: int) -> None:
+            if self.rank == rank:
+                time.sleep(60)
+
+    return Worker
 
 
 @pytest.fixture
 def scripted(bundles: PlacementGroup) -> Iterator[tuple[RankActors, Ended]]:
-    ended = Ended()
-    import cloudpickle  # type: ignore[import-untyped]
-
-    # Workers cannot import this file: the class travels whole.
-    cloudpickle.register_pickle_by_value(__import__(__name__))
-    ranks = RankActors([partial(Worker, rank) for rank in range(2)], bundles, 2.0, (ValueError,), ended)
+    ended, worker = Ended(), worker_class()
+    ranks = RankActors([partial(worker, rank) for rank in range(2)], bundles, 2.0, (ValueError,), ended)
     yield ranks, ended
     ranks.stop()
 

@@ -158,7 +158,8 @@ class RankActors:
             try:
                 answers[missing[done[0]]] = ray.get(done[0])
             except Exception as error:
-                self._fail(f"rank {missing[done[0]]} failed at {what}: {type(error).__name__}: {error}")
+                first_line = str(error).strip().partition("\n")[0]
+                self._fail(f"rank {missing[done[0]]} failed at {what}: {type(error).__name__}: {first_line}")
         return [answers[rank] for rank in range(len(calls))]
 
     def _watch(self) -> None:
