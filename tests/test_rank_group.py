@@ -216,6 +216,15 @@ def test_a_rank_that_gives_no_answer_in_time_ends_the_group(scripted: tuple[Rank
     assert len(ended.why) == 1
 
 
+def test_what_keeps_a_rank_from_starting_is_told_as_it_is(bundles: PlacementGroup) -> None:
+    def fails() -> None:
+        raise ConfigError("no such device")
+
+    makes = [partial(worker_class(), 0), fails]
+    with pytest.raises(ConfigError, match="no such device"):
+        RankActors(makes, bundles, 2.0)
+
+
 # Configuration
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -46,12 +48,10 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running.stop()
 
 
-def rank_pids() -> list[int]:
-    """The ranks' processes on this machine, in the order in which they were started."""
-    found = [
-        p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] and "ray::_Process" in p.info["cmdline"][0]
-    ]
-    return [p.pid for p in sorted(found, key=lambda p: p.create_time())]
+def rank_pids() -> dict[int, int]:
+    """The processes on this machine that are ranks, by rank."""
+    titles = {process.pid: (process.info["cmdline"] or [""])[0] for process in psutil.process_iter(["cmdline"])}
+    return {int(found[1]): pid for pid, title in titles.items() if (found := re.match(r"ray::Rank(\d+)", title))}
 
 
 def asked(portrait: bytes, codec: pb.VideoCodec.ValueType) -> pb.SessionConfig:
@@ -96,7 +96,7 @@ async def test_a_lost_process_costs_a_session_no_frame(two_ranks: Service, portr
     voice, far = speech(30.0, 4), asyncio.Event()
     async with AvatarClient(two_ranks.address) as client, asyncio.timeout(200):
         undisturbed = await watch(client, asked(portrait, pb.VIDEO_CODEC_JPEG), voice)
-        before = set(rank_pids())
+        before = set(rank_pids().values())
 
         def seen(heard: Watched) -> None:
             if len(heard.frames) >= KILLED_AFTER:
@@ -108,13 +108,13 @@ async def test_a_lost_process_costs_a_session_no_frame(two_ranks: Service, portr
         began = time.monotonic()
         LOSSES[loss]()
         heard = await stream
-    gap = max(b - a for a, b in zip(heard.came, heard.came[1:], strict=False))
+    gap = max(b - a for a, b in pairwise(heard.came))
     await until_replicas("Denoiser", 1, two_ranks)
     print(f"{loss}: longest wait for a frame {gap:.1f} s; told {[m.message for m in heard.migrations()]}")
     assert heard.indices == list(range(len(undisturbed.frames)))
     assert heard.bytes == undisturbed.bytes
     np.testing.assert_array_equal(heard.sound(), undisturbed.sound())
     assert len(heard.migrations()) == 1
-    assert before.isdisjoint(rank_pids()), "ranks of the lost group are left behind"
+    assert before.isdisjoint(rank_pids().values()), "ranks of the lost group are left behind"
     assert len(rank_pids()) == 2
     assert time.monotonic() - began < 120

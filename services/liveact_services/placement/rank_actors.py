@@ -84,7 +84,7 @@ class RankActors:
         self._order = threading.Lock()
         self._failure: str | None = None
         self._stopped = threading.Event()
-        self._actors = [_actor(group, bundle, refusals) for bundle in range(1, len(makes) + 1)]
+        self._actors = [_actor(group, rank, refusals) for rank in range(len(makes))]
         self.pids: list[int] = []
         """The ranks' processes, on this machine."""
         try:
@@ -215,12 +215,15 @@ class _Process:
         """Answers from a thread of its own, whatever the rank computes."""
 
 
-def _actor(group: PlacementGroup, bundle: int, refusals: tuple[type[Exception], ...]) -> Any:
+def _actor(group: PlacementGroup, rank: int, refusals: tuple[type[Exception], ...]) -> Any:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    bundle = 1 + rank
     resources = group.bundle_specs[bundle]
-    process: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"aside": 1, "watch": 1})(_Process)
+    # Of a class of its own, whose name Ray gives the process: who looks at the machine sees which rank is which.
+    named = type(f"Rank{rank}", (_Process,), {})
+    process: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"aside": 1, "watch": 1})(named)
     return process.options(
         num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0),
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
