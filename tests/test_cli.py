@@ -213,20 +213,18 @@ def test_doctor_says_where_trained_weights_are_to_be_had():
 
 
 def test_doctor_says_who_holds_which_heads_and_misses_a_gpu_for_each_rank(monkeypatch):
+    from liveact_services.cli import diagnosis
+    from liveact_services.config import load_config
+
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-
-    def ranks(*settings: str) -> list[dict]:
-        sets = [part for setting in ("port=0", "http_port=0", *settings) for part in ("--set", setting)]
-        shown = json.loads(run("doctor", *sets, "--json").stdout.splitlines()[0])
-        return [check for check in shown["checks"] if check["name"] == "ranks"]
-
-    assert ranks() == []
-    (shared,) = ranks("denoiser.ranks=2")
-    assert shared["found"] == "ok"
-    assert "share 3 heads as 1 + 2" in shared["detail"]
-    (lacking,) = ranks("denoiser.ranks=3", "denoiser.num_gpus=1")
-    assert lacking["found"] == "failed"
-    assert "a node of 3 GPUs" in lacking["fix"]
+    assert list(diagnosis.ranks(load_config())) == []
+    (shared,) = diagnosis.ranks(load_config(denoiser={"ranks": 2, "num_gpus": 1}))
+    assert shared.found == "ok"
+    assert "share 3 heads as 1 + 2" in shared.detail
+    (lacking,) = diagnosis.ranks(load_config(pools={"gold": {"ranks": 3, "num_gpus": 1}}))
+    assert lacking.found == "failed"
+    assert "gold: 3 a Denoiser" in lacking.detail
+    assert "a node of 3 GPUs" in lacking.fix
 
 
 def test_doctor_fails_on_what_would_keep_the_service_down(tmp_path):

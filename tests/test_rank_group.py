@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -47,14 +48,20 @@ class Ended:
         self.happened.set()
 
 
-@pytest.fixture(scope="module")
-def bundles(service: Service) -> Iterator[PlacementGroup]:
-    """Where a replica's ranks would be, in the Ray of the running service."""
+@contextmanager
+def replicas_bundles() -> Iterator[PlacementGroup]:
+    """Where the ranks of one replica are, in the Ray of the running service."""
     resources = rank_resources(2, 0.1, 0)
     group = placement_group(resources["placement_group_bundles"], resources["placement_group_strategy"])
     assert group.wait(30)
     yield group
     remove_placement_group(group)
+
+
+@pytest.fixture
+def bundles(service: Service) -> Iterator[PlacementGroup]:
+    with replicas_bundles() as group:
+        yield group
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +70,13 @@ def ended() -> Ended:
 
 
 @pytest.fixture(scope="module")
-def two(bundles: PlacementGroup, ended: Ended) -> Iterator[SharedRanks]:
+def two(service: Service, ended: Ended) -> Iterator[SharedRanks]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    ranks = SharedRanks(CONFIG, STAGE, CHECKPOINT.config, bundles, ended)
-    yield ranks
-    ranks.stop()
+    with replicas_bundles() as group:
+        ranks = SharedRanks(CONFIG, STAGE, CHECKPOINT.config, group, ended)
+        yield ranks
+        ranks.stop()
     torch.set_num_threads(threads)
 
 
