@@ -223,7 +223,8 @@ def _actor(group: PlacementGroup, rank: int, refusals: tuple[type[Exception], ..
     resources = group.bundle_specs[bundle]
     # Of a class of its own, whose name Ray gives the process: who looks at the machine sees which rank is which.
     named = type(f"Rank{rank}", (_Process,), {})
-    process: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"aside": 1, "watch": 1})(named)
+    kind: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"aside": 1, "watch": 1}}
+    process: Any = ray.remote(**kind)(named)
     return process.options(
         num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0),
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
