@@ -189,6 +189,7 @@ def scripted(bundles: PlacementGroup) -> Iterator[tuple[RankActors, Ended]]:
     ranks.stop()
 
 
+@pytest.mark.slow
 def test_calls_from_many_threads_come_to_every_rank_in_one_order_and_disagreeing_ranks_end(
     scripted: tuple[RankActors, Ended],
 ) -> None:
@@ -224,6 +225,7 @@ def test_a_rank_that_gives_no_answer_in_time_ends_the_group(scripted: tuple[Rank
     assert len(ended.why) == 1
 
 
+@pytest.mark.slow
 def test_what_keeps_a_rank_from_starting_is_told_as_it_is(bundles: PlacementGroup) -> None:
     def fails() -> None:
         raise ConfigError("no such device")
