@@ -12,9 +12,10 @@ from ray.serve.schema import LoggingConfig
 
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
-from liveact_services.config import ServiceConfig, StageConfig
+from liveact_services.config import DenoiserConfig, ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
+from liveact_services.placement.rank_actors import rank_resources
 from liveact_services.placement.router import SessionRouter, VaultRouter
 from liveact_services.placement.serve_policy import Role, autoscaling_config
 from liveact_services.tenants.tenant import DEFAULT_POOL
@@ -96,7 +97,14 @@ def _deployment(
         health_check_timeout_s=config.health_check_timeout_s,
         # An access line for every call would be some twenty a second and session.
         logging_config=LoggingConfig(enable_access_log=False),
-        ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         **extra,
+        **_resources(options),
     )
     return deployment
+
+
+def _resources(options: StageConfig) -> dict[str, Any]:
+    """What one replica takes of a node, and with ranks of its own, they."""
+    if isinstance(options, DenoiserConfig) and options.coordinates:
+        return rank_resources(options.ranks, options.num_cpus, options.num_gpus)
+    return {"ray_actor_options": {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}}

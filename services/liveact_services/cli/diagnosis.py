@@ -54,6 +54,7 @@ def diagnose(config: ServiceConfig) -> Iterator[Check]:
     yield from media()
     yield from sessions(config)
     yield weights(config)
+    yield from ranks(config)
     yield port("gRPC port", config.host, config.port, "--port 0")
     yield port("HTTP port", config.host, config.http_port, "--set http_port=0")
 
@@ -227,6 +228,27 @@ def weights(config: ServiceConfig) -> Check:
         fix = f"for the released weights: {WEIGHTS}, then --preset soulx-liveact-18b --checkpoint checkpoints/liveact"
         return Check("model", "checkpoint", Found.WARNING, checkpoint.describe(), fix)
     return Check("model", "checkpoint", Found.OK, checkpoint.describe())
+
+
+def ranks(config: ServiceConfig) -> Iterator[Check]:
+    """Of every pool whose Denoisers have several ranks: who holds which heads, and whether there is a GPU for each."""
+    import torch
+
+    from liveact_models.config import preset
+    from liveact_models.parallel import heads_of
+
+    heads = preset(config.preset).transformer.num_heads
+    for pool, stage in config.denoisers.items():
+        if not stage.coordinates:
+            continue
+        parts = " + ".join(str(len(part)) for part in heads_of(heads, stage.ranks))
+        way = "NCCL, a GPU each" if stage.num_gpus else "gloo, no GPU"
+        detail = f"{pool}: {stage.ranks} a Denoiser ({way}), which share {heads} heads as {parts}"
+        if stage.num_gpus and torch.cuda.device_count() < stage.ranks:
+            detail += f"; torch finds {torch.cuda.device_count()} GPUs, and all ranks of a replica are on one node"
+            yield Check("model", "ranks", Found.FAILED, detail, f"a node of {stage.ranks} GPUs, or fewer ranks")
+        else:
+            yield Check("model", "ranks", Found.OK, detail)
 
 
 def port(name: str, host: str, number: int, option: str) -> Check:

@@ -14,7 +14,8 @@ from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.admission import Admission
-from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
+from liveact_services.denoiser.rank import Conditions, RankGroup
+from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
 from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
@@ -41,8 +42,7 @@ class Denoiser(StatefulReplica[_Held]):
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
         super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
-        sampling = config.sampling(self.model_config)
-        self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
+        self._ranks: RankGroup = start_ranks(self, config.denoisers[pool])
         self._turns = Turns(self._ranks, self.compute)
         limits = config.sessions
         self._admission = Admission(
