@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from liveact_services.block_order import BlockOrder
@@ -12,6 +13,9 @@ from liveact_services.replica import Replica, replica_id
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig, StageConfig
+
+BEAT_S = 2.0
+"""How often a held session is heard of: the call of a Gateway that has died ends with the next beat."""
 
 
 class Stateful:
@@ -98,6 +102,15 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
         self._held(session)
+
+    async def hold(self, session: str) -> AsyncIterator[None]:
+        """Stay for this session: Serve does not stop a replica that has calls open. Ends when the session is closed here.
+
+        Raises `ReplicaGone` for one not held here.
+        """
+        order = self._held(session).order
+        while not await order.closed(BEAT_S):
+            yield None
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from liveact_models.blob import StateError
+from liveact_services.conductor.moving import MovingStages
 from liveact_services.conductor.parts import ExportRefused, Latents, NoPlace, Part, PartLost
-from liveact_services.conductor.resilient import Patience, ResilientStages
-from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
+from liveact_services.conductor.resilient import Patience
+from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, VideoPart
+from liveact_services.placement.departing import BOARD
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -35,10 +37,10 @@ class StageHandles:
     vault: DeploymentHandle
 
 
-def serve_stages(handles: StageHandles, limits: SessionLimits) -> ResilientStages:
+def serve_stages(handles: StageHandles, limits: SessionLimits) -> MovingStages:
     """A new session's way through the graph."""
     patience = Patience(limits.stage_timeout_s, limits.failover_timeout_s)
-    return ResilientStages(ServeGraph(handles), patience, limits.export_blocks)
+    return MovingStages(ServeGraph(handles), patience, limits.export_blocks, limits.park_after_s)
 
 
 class ServeGraph:
@@ -108,6 +110,29 @@ class ServeGraph:
         """The blocks before which exports are held, the newest first. Raises `PartLost`."""
         with _losses():
             return await self._vault(session).blocks.remote(session, part)
+
+    def leaving(self, part: Part, replica: str) -> bool:
+        """Whether the replica drains or Serve stops it, as far as this process has heard."""
+        return BOARD.leaving(replica)
+
+    def turn(self, replica: str) -> AbstractAsyncContextManager[object]:
+        """Wait until few others of this Gateway's sessions are leaving the replica."""
+        return BOARD.turn(replica)
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        """Have the replica put the session's value into the Vault, at the next boundary. Raises `PartLost`."""
+        with _losses():
+            return await self._pinned(part, replica, spec).hand_over.remote(spec.session, attempt)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        """Have the replica stay for the session. Raises `PartLost`."""
+        beats = self._pinned(part, replica, spec).options(stream=True).hold.remote(spec.session)
+        try:
+            with _losses():
+                async for _ in beats:
+                    pass
+        finally:
+            beats.cancel()
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding the session. Raises `PartLost`."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from liveact_services.conductor.parts import Part
 
+DELIVERY_S = 3.0
+"""How long a session that is to leave waits for the Vault; it then goes on where it is."""
+
 log = logging.getLogger(__name__)
 
 Snapshot = Callable[[], bytes]
@@ -57,6 +60,20 @@ class Exporter:
         task = asyncio.create_task(self._send(self._put, session, block, snapshot()), context=contextvars.Context())
         self._under_way[session] = task
         task.add_done_callback(lambda _: self._under_way.pop(session, None))
+
+    async def deliver(self, session: str, block: int, snapshot: Snapshot) -> bool:
+        """Put the session's value, which stands before `block`, into the Vault; whether it is there."""
+        if self._put is None:
+            return False
+        try:
+            async with asyncio.timeout(DELIVERY_S):
+                if (under_way := self._under_way.get(session)) is not None:
+                    await asyncio.wait({under_way})
+                await self._put(session, block, await asyncio.get_running_loop().run_in_executor(self._pool, snapshot))
+        except Exception as error:
+            log.warning("not handed over before block %d: %s", block, error, extra={"session_id": session})
+            return False
+        return True
 
     async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot) -> None:
         try:

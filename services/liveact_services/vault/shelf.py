@@ -1,4 +1,4 @@
-"""The exports a Vault holds: per session and part the two newest, in bounded memory."""
+"""The exports a Vault holds: per session and part the newest two or three, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from liveact_services.conductor.parts import Part
 
 KEPT = 2
 """Exports of each part: the older one serves where the newer is damaged, or ahead of what was shown."""
-
+AHEAD = 2
+"""Blocks by which a part can be ahead of what was shown, which is how many are unfinished at a time. Of exports made at other
+boundaries than every few blocks, so many more are kept that one is as old as that."""
 
 REMEMBERED = 4096
 """Forgotten sessions whose exports are still turned away: one may have been on its way when its session was closed."""
@@ -59,7 +61,7 @@ class Shelf:
         return list(self._sessions)
 
     def put(self, session: str, part: Part, block: int, export: bytes) -> None:
-        """Keep an export; of more than two the oldest goes, also when it is this one. Raises `VaultFull`.
+        """Keep an export; of more than are needed the oldest goes, also when it is this one. Raises `VaultFull`.
 
         Of a session that was forgotten nothing is kept.
         """
@@ -67,7 +69,8 @@ class Shelf:
             return
         held = self._sessions.get(session)
         blocks = {} if held is None else held.parts.get(part, {})
-        kept = dict(sorted({**blocks, block: export}.items(), reverse=True)[:KEPT])
+        all_of_them = {**blocks, block: export}
+        kept = {at: all_of_them[at] for at in worth_keeping(list(all_of_them))}
         more = sum(map(len, kept.values())) - sum(map(len, blocks.values()))
         self._make_room(more, session)
         held = self._sessions.setdefault(session, _Held(self._now()))
@@ -116,6 +119,16 @@ class Shelf:
                 )
             # Not for good: it may be a session whose Gateway was cut off, and comes back.
             del self._sessions[idle.pop(0)[1]]
+
+
+def worth_keeping(blocks: list[int]) -> list[int]:
+    """Of the boundaries of which there are exports those to keep, the newest first."""
+    kept: list[int] = []
+    for block in sorted(blocks, reverse=True):
+        if len(kept) >= KEPT and kept[-1] <= kept[0] - AHEAD:
+            break
+        kept.append(block)
+    return kept
 
 
 def check(export: bytes, block: int) -> None:
