@@ -13,12 +13,25 @@ from hypothesis import strategies as st
 from graph_fixtures import ScriptedGraph, until
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.moving import LOOK_S, MovingStages
+from liveact_services.conductor.outputs import Video
 from liveact_services.conductor.parts import Moved, Part
 from liveact_services.conductor.resilient import Patience
 from liveact_services.conductor.stages import Idle, Pacing
 from liveact_services.errors import ServiceError
 from stage_fixtures import Performance, counted, in_virtual_time, session_spec
-from test_resilient import DECODER, DENOISER, LOSSES, PATIENCE, PORTRAIT, SPECS, Run, assert_same, perform, reached, when
+from test_resilient import (
+    DECODER,
+    DENOISER,
+    LOSSES,
+    PATIENCE,
+    PORTRAIT,
+    SPECS,
+    Run,
+    assert_same,
+    perform,
+    reached,
+    when,
+)
 
 
 def moving(
@@ -63,7 +76,7 @@ def test_both_replicas_that_leave_at_once_are_left_one_after_the_other(pacing: P
 
 
 def test_what_was_made_before_the_boundary_is_shown_while_the_session_moves() -> None:
-    """A Vault that takes five seconds: the block at the decoder comes all the same."""
+    """A Vault that takes four seconds: the block at the decoder comes all the same."""
     shown: list[float] = []
 
     async def disturb(graph: ScriptedGraph) -> None:
@@ -136,7 +149,7 @@ DISTURBANCES: dict[str, Callable[[ScriptedGraph], object]] = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     disturbances=st.lists(st.tuples(st.floats(0, 5), st.sampled_from(sorted(DISTURBANCES))), min_size=1, max_size=7),
     pacing=st.sampled_from(list(Pacing)),
@@ -192,8 +205,6 @@ async def resting(
     performance.conductor.hear("v", counted(9.0, first=200_000))
     await performance.end()
     await stages.close()
-    from liveact_services.conductor.outputs import Video
-
     frames = [(f.index, f.data) for _, o in performance.outputs if isinstance(o, Video) for f in o.part.frames]
     assert [index for index, _ in frames] == list(range(len(frames)))
     assert len(frames) > rested
@@ -300,7 +311,7 @@ def test_a_session_that_speaks_or_whose_value_is_not_kept_is_not_parked() -> Non
     assert not speaking.graph.counts.handed_over
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pauses=st.lists(st.floats(0.5, 6.0), min_size=2, max_size=6), park_after_s=st.floats(0.05, 2.0))
 def test_whenever_a_session_is_parked_and_spoken_to_it_goes_on_bit_for_bit(
     pauses: list[float], park_after_s: float
@@ -311,12 +322,11 @@ def test_whenever_a_session_is_parked_and_spoken_to_it_goes_on_bit_for_bit(
         await stages.open(spec, PORTRAIT)
         performance = Performance(spec, stages)  # type: ignore[arg-type]
         for number, pause in enumerate(pauses):
-            performance.conductor.hear(f"u{number}", counted(3.2, first=1 + number * 100_000))
+            # One utterance: what a block is made of does not depend on when it is made.
+            performance.conductor.hear("u", counted(3.2, first=1 + number * 100_000))
             await asyncio.sleep(pause)
         await performance.end()
         await stages.close()
-        from liveact_services.conductor.outputs import Video
-
         return [(f.index, f.data) for _, o in performance.outputs if isinstance(o, Video) for f in o.part.frames]
 
     assert in_virtual_time(main(park_after_s)) == in_virtual_time(main(None))

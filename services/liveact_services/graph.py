@@ -39,12 +39,16 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
 
     def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
         room = config.sessions.max_sessions
-        deployment = _deployment(config, Denoiser, options, Role.LEADS, room, denoiser_name(pool), router=SessionRouter)
+        deployment = _deployment(
+            config, Denoiser, options, Role.LEADS, room, denoiser_name(pool), router=SessionRouter, holds=room
+        )
         return deployment.bind(config, pool, vault)  # type: ignore[return-value]
 
     def decoder() -> DeploymentHandle:
         room = config.sessions.max_decoded
-        deployment = _deployment(config, VaeDecoder, config.vae_decoder, Role.HOLDS, room, router=SessionRouter)
+        deployment = _deployment(
+            config, VaeDecoder, config.vae_decoder, Role.HOLDS, room, router=SessionRouter, holds=room
+        )
         return deployment.bind(config, vault)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
@@ -76,8 +80,10 @@ def _deployment(
     name: str | None = None,
     *,
     router: type | None = None,
+    holds: int = 0,
 ) -> serve.Deployment:
-    """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own."""
+    """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own. `holds`:
+    sessions that a replica is held by."""
     extra: dict[str, Any] = {}
     if router is not None:
         routing: dict[str, Any] = {"request_router_class": router, "request_routing_stats_period_s": ROUTING_STATS_S}
@@ -90,7 +96,8 @@ def _deployment(
     deployment: Any = serve.deployment(
         cls,
         name=name or cls.__name__,
-        max_ongoing_requests=options.max_ongoing_requests,
+        # Every session that is held has one call open for as long as it is there.
+        max_ongoing_requests=options.max_ongoing_requests + holds,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         # An access line for every call would be some twenty a second and session.
         logging_config=LoggingConfig(enable_access_log=False),

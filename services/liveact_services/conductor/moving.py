@@ -129,9 +129,11 @@ class MovingStages(ResilientStages):
             due, _ = self._again.get(part, (0.0, 0.0))
             if self._graph.leaving(part, replica) and self._now() >= due:
                 await self._leave(part, replica)
-        if self._suspect and not self._calls:
+        if self._suspect:
             self._suspect.clear()
-            await super().keep()
+            # Blocks that are under way find out by themselves.
+            if not self._calls:
+                await super().keep()
         if self._park_after_s is not None and self._now() - self._rests_since > self._park_after_s and self._rests:
             await self._park(self._held[Part.DENOISER])
 
@@ -139,11 +141,13 @@ class MovingStages(ResilientStages):
         """An open call for as long as the part is there: its replica stays for it, and its end tells of the replica's."""
         with suppress(PartLost):
             await self._graph.hold(part, replica, self._agreed)
-        if self._holds.get(part) == replica:
-            del self._holds[part]
         if self._held.get(part) == replica:
             self._suspect[part] = replica
             self._stirred.set()
+        # One that breaks at once again is not asked all the time.
+        await asyncio.sleep(LOOK_S)
+        if self._holds.get(part) == replica:
+            del self._holds[part]
 
     @property
     def _rests(self) -> bool:
@@ -185,7 +189,11 @@ class MovingStages(ResilientStages):
                     self._send_from(part, boundary.block)
                 return
             except PartLost as loss:
-                lost = loss
+                lost, self._attempt = loss, attempt
+                # Whoever waits for one of these finds it on its way, and lost.
+                for planned in range(block_of_frame(self._next_frame), self._newest + 1):
+                    if planned not in self._calls:
+                        self._send(planned)
             finally:
                 self._attempt, self._handing_over = attempt, False
         await self._recover(attempt, lost)

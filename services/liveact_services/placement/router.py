@@ -1,6 +1,7 @@
 """The strict router of stateful deployments: a pinned call reaches its replica or fails at once.
 
-Built on Serve's alpha request-router API, hence `ray` is pinned and tests/test_placement.py holds the contract.
+Built on Serve's alpha request-router API, hence `ray` is pinned and tests/test_placement.py holds the contract. Serve pickles
+this module's classes by value, with the objects they name, and modules by name: hence `departing.BOARD`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from liveact_services.placement import departing
 from liveact_services.placement.choose import ReplicaView, choose
-from liveact_services.placement.departing import BOARD, Listing
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class _Telling(RequestRouter):
         away = frozenset(left)
         listed = [replica for replica in self._replicas.values() if replica.replica_id not in away]
         drain = [replica for replica in listed if (replica.routing_stats or {}).get("draining")]
-        listing = Listing(_ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away))
-        BOARD.tell(str(self._deployment_id), listing)
+        listing = departing.Listing(_ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away))
+        departing.BOARD.tell(str(self._deployment_id), listing)
 
 
 def _ids(replicas: Iterable[ReplicaID]) -> frozenset[str]:
