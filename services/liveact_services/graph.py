@@ -15,7 +15,7 @@ from liveact_services.conditioner.deployment import Conditioner
 from liveact_services.config import ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
-from liveact_services.placement.router import SessionRouter, VaultRouter
+from liveact_services.placement.router import GatewayRouter, SessionRouter, VaultRouter
 from liveact_services.placement.serve_policy import Role, autoscaling_config
 from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
@@ -52,7 +52,7 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         return deployment.bind(config, vault)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
-    return _deployment(config, Gateway, config.gateway, Role.HOLDS).bind(
+    return _deployment(config, Gateway, config.gateway, Role.FRONTS, router=GatewayRouter).bind(
         config,
         opened.config,
         Path(config.checkpoint).name,

@@ -14,8 +14,10 @@ from liveact_services.replica import Replica, replica_id
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig, StageConfig
 
-BEAT_S = 2.0
-"""How often a held session is heard of: the call of a Gateway that has died ends with the next beat."""
+UNASKED_S = 90.0
+"""Three times what a Gateway lets pass before it asks for a session: one of which nobody hears has lost its Gateway."""
+LOOK_S = 5.0
+"""How often that is looked at."""
 
 
 class Stateful:
@@ -104,13 +106,17 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
         self._held(session)
 
     async def hold(self, session: str) -> AsyncIterator[None]:
-        """Stay for this session: Serve does not stop a replica that has calls open. Ends when the session is closed here.
+        """Stay for this session: Serve does not stop a replica that has calls open.
 
-        Raises `ReplicaGone` for one not held here.
+        Ends when the session is closed here, when another call holds it, and when nobody has asked for it for long: Serve does
+        not end the calls of a caller that has died. Raises `ReplicaGone` for a session not held here.
         """
         order = self._held(session).order
-        while not await order.closed(BEAT_S):
-            yield None
+        mine = order.holder = object()
+        yield None
+        while order.holder is mine and time.monotonic() - order.last_used < UNASKED_S:
+            if await order.closed(LOOK_S):
+                return
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""

@@ -26,6 +26,11 @@ class Listing:
     """Those that were on it, and are not known to be dead."""
 
 
+def key(application: str, deployment: str) -> str:
+    """How the board calls a deployment."""
+    return f"{application}/{deployment}"
+
+
 class DepartureBoard:
     """Routers write, from the thread they run on; everybody else reads."""
 
@@ -56,3 +61,22 @@ class DepartureBoard:
 
 BOARD = DepartureBoard()
 """This process's own."""
+
+
+async def until_stopped(look_s: float = 0.5) -> None:
+    """In a replica: wait until Serve has taken it off its deployment's list, which is how a stop begins.
+
+    The deployment has to have a router that tells.
+    """
+    from ray import serve
+
+    me = serve.get_replica_context()
+    # The handle's router hears of the list for as long as the handle is there.
+    handle = serve.get_deployment_handle(me.deployment, me.app_name).options(session_id="")
+    listed = False
+    while True:
+        serving = me.replica_id.unique_id in BOARD.listing(key(handle.app_name, handle.deployment_name)).serving
+        if listed and not serving:
+            return
+        listed = listed or serving
+        await asyncio.sleep(look_s)

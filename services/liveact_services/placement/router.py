@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from liveact_services.placement import departing
@@ -42,11 +43,15 @@ class _Telling(RequestRouter):
         listed = [replica for replica in self._replicas.values() if replica.replica_id not in away]
         drain = [replica for replica in listed if (replica.routing_stats or {}).get("draining")]
         listing = departing.Listing(_ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away))
-        departing.BOARD.tell(str(self._deployment_id), listing)
+        departing.BOARD.tell(departing.key(self._deployment_id.app_name, self._deployment_id.name), listing)
 
 
 def _ids(replicas: Iterable[ReplicaID]) -> frozenset[str]:
     return frozenset(replica.unique_id for replica in replicas)
+
+
+class GatewayRouter(_Telling, PowerOfTwoChoicesRequestRouter):
+    """Serve's own, which also tells: a Gateway learns of its own end from the router of a handle to itself."""
 
 
 class SessionRouter(_Telling):
