@@ -49,8 +49,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes) -> None:
-        await self.vault.put(session, part, block, export)
+    async def remote(self, session: str, part: Part, block: int, export: bytes) -> bool:
+        return await self.vault.put(session, part, block, export)
 
 
 HANDLE = VaultHandle()

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 Snapshot = Callable[[], bytes]
 """A session's value as it was when this was made: calling it, on any thread and at any later time, serialises it."""
-Put = Callable[[str, int, bytes], Awaitable[None]]
-"""Hands (session, block, export) to a Vault."""
+Put = Callable[[str, int, bytes], Awaitable[bool]]
+"""Hands (session, block, export) to a Vault; whether it is kept there."""
 
 
 def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
@@ -30,8 +30,8 @@ def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
     if vault is None:
         return None
 
-    async def put(session: str, block: int, export: bytes) -> None:
-        await vault.options(session_id=session).put.remote(session, part, block, export)
+    async def put(session: str, block: int, export: bytes) -> bool:
+        return await vault.options(session_id=session).put.remote(session, part, block, export)
 
     return put
 
@@ -69,11 +69,11 @@ class Exporter:
             async with asyncio.timeout(DELIVERY_S):
                 if (under_way := self._under_way.get(session)) is not None:
                     await asyncio.wait({under_way})
-                await self._put(session, block, await asyncio.get_running_loop().run_in_executor(self._pool, snapshot))
+                export = await asyncio.get_running_loop().run_in_executor(self._pool, snapshot)
+                return await self._put(session, block, export)
         except Exception as error:
             log.warning("not handed over before block %d: %s", block, error, extra={"session_id": session})
             return False
-        return True
 
     async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot) -> None:
         try:
