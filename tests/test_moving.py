@@ -18,6 +18,7 @@ from liveact_services.conductor.parts import Moved, Part
 from liveact_services.conductor.resilient import Patience
 from liveact_services.conductor.stages import Idle, Pacing
 from liveact_services.errors import ServiceError
+from liveact_services.vault.shelf import Shelf
 from stage_fixtures import Performance, counted, in_virtual_time, session_spec
 from test_resilient import (
     DECODER,
@@ -255,6 +256,22 @@ def test_a_resting_session_notices_at_once_that_its_replica_died(part: Part) -> 
     frames, moves = in_virtual_time(resting(ScriptedGraph(), die, None))
     assert frames == UNMOVED
     assert [moved.parts for moved in moves] == [(part,)]
+
+
+def test_a_resting_session_of_which_the_vault_has_lost_everything_is_put_there_again() -> None:
+    async def lose(graph: ScriptedGraph, stages: MovingStages) -> None:
+        graph.shelf = Shelf(1 << 20, 1e9)
+        await stages.keep()
+        assert all(graph.shelf.blocks("s", part) for part in Part)
+        handed_over = len(graph.counts.handed_over)
+        await stages.keep()
+        assert len(graph.counts.handed_over) == handed_over == 2, "once is enough"
+        for part in Part:
+            graph.kill(part)
+
+    frames, moves = in_virtual_time(resting(ScriptedGraph(), lose, None))
+    assert frames == UNMOVED
+    assert {part for moved in moves for part in moved.parts} == set(Part)
 
 
 # ---- parking

@@ -84,7 +84,8 @@ def _deployment(
 ) -> serve.Deployment:
     """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own. `holds`:
     sessions that a replica is held by."""
-    extra: dict[str, Any] = {}
+    # A Vault's successor is there before it goes: sessions that leave in the same redeployment put their values there.
+    extra: dict[str, Any] = {"max_surge_percent": 100} if cls is Vault else {}
     if router is not None:
         routing: dict[str, Any] = {"request_router_class": router, "request_routing_stats_period_s": ROUTING_STATS_S}
         extra["request_router_config"] = RequestRouterConfig(**routing)

@@ -82,6 +82,14 @@ class MovingStages(ResilientStages):
         self._rests_since = self._now()
         return super().submit(plan)
 
+    async def keep(self) -> None:
+        """Have what holds the session go on holding it, and its value be in the Vault, also in one that was replaced."""
+        await super().keep()
+        for part, replica in list(self._held.items()):
+            with suppress(PartLost):
+                if self._rests and not await self._in_time(self._graph.exports(part, self._session)):
+                    await self._handed_over(part, replica, self._stay)
+
     @property
     def _may_send(self) -> bool:
         return super()._may_send and not self.parked
@@ -221,6 +229,9 @@ class MovingStages(ResilientStages):
         shown = block_of_frame(max(self._next_frame - 1, 0))
         self._listener(Moved((part,), shown, frame, self._now() - began))
         self._stirred.set()
+
+    async def _stay(self, part: Part, replica: str, boundary: Boundary, attempt: int) -> None:
+        """The value is in the Vault, and the part stays where it is."""
 
     async def _give_back(self, part: Part, replica: str, boundary: Boundary, attempt: int) -> None:
         # A block may have been asked for since.

@@ -175,7 +175,7 @@ class Admission:
             self._line.sort(key=lambda expected: expected.at)
 
     def release(self, session: str, ended: bool = True) -> None:
-        """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""
+        """The session is held no more; `ended`: not because it goes on elsewhere. An unknown one is no error."""
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:
             self._lengths.record(admitted.spec.tenant, self._now() - admitted.since)
