@@ -289,8 +289,10 @@ class ScriptedGraph:
 
         async def hand_over() -> Boundary:
             held = at.held(spec.session)
+            asked = asyncio.get_running_loop().time()
             held.order.supersede(attempt, finish=True)
             await held.order.idle()
+            finishing_s = asyncio.get_running_loop().time() - asked
             held.order.put_at(held.order.next_block)
             value, block = held.value if part is Part.DENOISER else held.boundary, held.order.next_block
             held.value = value
@@ -300,7 +302,7 @@ class ScriptedGraph:
             if self.shelf is None or self.unsaved >= 0:
                 return Boundary(block, False)
             self.shelf.put(spec.session, part, block, value + digest(value, block))
-            return Boundary(block, True)
+            return Boundary(block, True, finishing_s)
 
         return await at.serve(hand_over())
 

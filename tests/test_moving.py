@@ -64,8 +64,8 @@ def test_a_session_leaves_a_replica_and_nothing_is_made_twice(pacing: Pacing, pa
     made = list(range(len(set(run.graph.counts.denoised))))
     assert run.graph.counts.denoised == made
     assert run.graph.counts.decoded == made
-    # One block that is being made, one export, one adoption, and the ways between.
-    assert moved.stall_s < (0.2 if part is DENOISER else 0.16) + 0.05 + 0.05 + 0.05
+    # One export, one adoption, and the ways between.
+    assert 0.05 < moved.stall_s < 0.05 + 0.05 + 0.05
 
 
 @pytest.mark.parametrize("pacing", list(Pacing))

@@ -189,8 +189,11 @@ class MovingStages(ResilientStages):
                 return
             attempt, self._handing_over = self._attempt + 1, True
             try:
+                asked = self._now()
                 boundary = await self._in_time(self._graph.hand_over(part, replica, self._agreed, attempt))
                 await then(part, replica, boundary, attempt)
+                if self._held.get(part, replica) != replica:
+                    self._tell(part, boundary, self._now() - asked - boundary.finishing_s)
                 # Not before: a call that was sent away meanwhile is a loss only if nothing takes its place.
                 self._attempt = attempt
                 if part in self._held:
@@ -209,7 +212,7 @@ class MovingStages(ResilientStages):
             self._arrived()
 
     async def _move(self, part: Part, replica: str, boundary: Boundary, attempt: int) -> None:
-        block, spec, began = boundary.block, self._agreed, self._now()
+        block, spec = boundary.block, self._agreed
         try:
             if not boundary.saved:
                 raise NoPlace("its value could not be put into the Vault")
@@ -225,10 +228,12 @@ class MovingStages(ResilientStages):
         self._moving.discard(part)
         self._avoid[part] = replica
         self._spawn(self._close(part, replica))
-        frame = max(self._next_frame, block_frames(block).start)
-        shown = block_of_frame(max(self._next_frame - 1, 0))
-        self._listener(Moved((part,), shown, frame, self._now() - began))
         self._stirred.set()
+
+    def _tell(self, part: Part, boundary: Boundary, stall_s: float) -> None:
+        frame = max(self._next_frame, block_frames(boundary.block).start)
+        shown = block_of_frame(max(self._next_frame - 1, 0))
+        self._listener(Moved((part,), shown, frame, stall_s))
 
     async def _stay(self, part: Part, replica: str, boundary: Boundary, attempt: int) -> None:
         """The value is in the Vault, and the part stays where it is."""

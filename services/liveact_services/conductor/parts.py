@@ -55,7 +55,7 @@ class Moved:
     """The first frame that is made after it."""
     stall_s: float
     """Seconds from noticing the loss to that frame, or, while no block was under way, to being ready for one. Of a session
-    that left: from asking for its value to being ready for that frame; what was made before is shown meanwhile."""
+    that left: from the end of its last block there to being ready for that frame; what was made is shown meanwhile."""
 
 
 Latents = Any

@@ -143,6 +143,8 @@ class Boundary:
     """The block that comes next."""
     saved: bool
     """Whether its value is in the Vault."""
+    finishing_s: float = 0.0
+    """Seconds until the block that was being made was finished, which are no stall."""
 
 
 class Stages(Protocol):

@@ -91,11 +91,12 @@ class Denoiser(StatefulReplica[_Held]):
 
         Raises `ReplicaGone` for a session not held here.
         """
-        held = self._held(session)
+        held, asked = self._held(session), time.monotonic()
         block = await self.settle(session, attempt)
+        finishing_s = time.monotonic() - asked
         saved = await self._exporter.deliver(session, block, self._ranks.snapshot(session))
         held.left = True
-        return Boundary(block, saved)
+        return Boundary(block, saved, finishing_s)
 
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""

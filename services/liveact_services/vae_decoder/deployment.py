@@ -70,13 +70,14 @@ class VaeDecoder(StatefulReplica[_Held]):
 
         It stays here until it is closed. Raises `ReplicaGone`.
         """
-        held = self._held(session)
+        held, asked = self._held(session), time.monotonic()
         held.order.supersede(attempt, finish=True)
         await held.order.idle()
         # A call that was cancelled left its block half decoded.
         held.order.put_at(await self.compute.run(held.decoding.rewind))
-        block = held.order.next_block
-        return Boundary(block, await self._exporter.deliver(session, block, held.decoding.snapshot(self._fingerprint)))
+        block, finishing_s = held.order.next_block, time.monotonic() - asked
+        saved = await self._exporter.deliver(session, block, held.decoding.snapshot(self._fingerprint))
+        return Boundary(block, saved, finishing_s)
 
     async def decode(
         self,
