@@ -192,12 +192,12 @@ class MovingStages(ResilientStages):
                 asked = self._now()
                 boundary = await self._in_time(self._graph.hand_over(part, replica, self._agreed, attempt))
                 await then(part, replica, boundary, attempt)
-                if self._held.get(part, replica) != replica:
-                    self._tell(part, boundary, self._now() - asked - boundary.finishing_s)
                 # Not before: a call that was sent away meanwhile is a loss only if nothing takes its place.
                 self._attempt = attempt
                 if part in self._held:
                     self._send_from(part, boundary.block)
+                if self._held.get(part, replica) != replica:
+                    self._tell(part, boundary, self._now() - asked - boundary.finishing_s)
                 return
             except PartLost as loss:
                 lost, self._attempt = loss, attempt
