@@ -15,7 +15,7 @@ from liveact_models.timeline import block_frames
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.parts import ExportRefused, NoPlace, Part, PartLost
-from liveact_services.conductor.stages import BlockPlan, EncodedFrame, SessionSpec, StageTimes, VideoPart
+from liveact_services.conductor.stages import BlockPlan, Boundary, EncodedFrame, SessionSpec, StageTimes, VideoPart
 from liveact_services.errors import fail
 from liveact_services.fencing import Fence
 from liveact_services.placement.pins import ReplicaGone, Superseded
@@ -46,6 +46,8 @@ class ScriptedReplica:
         self.running = asyncio.Event()
         self.running.set()
         self.fence = Fence()
+        self.leaving = False
+        """Whether it is to go: it takes no session more and goes on with those it has."""
 
     def held(self, session: str) -> Held:
         if session not in self.sessions:
@@ -96,6 +98,9 @@ class Counts:
     decoded: list[int] = field(default_factory=list)
     adopted: list[tuple[Part, int]] = field(default_factory=list)
     opened: list[Part] = field(default_factory=list)
+    handed_over: list[tuple[Part, int]] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    """Replicas that are held by an open call."""
 
 
 class ScriptedGraph:
@@ -106,9 +111,9 @@ class ScriptedGraph:
 
     def __init__(
         self, *, replicas: int = 2, denoise_s: float = 0.2, part_s: float = 0.02, restart_s: float = 3.0,
-        export_blocks: int = 4, objects_die: bool = False,
+        hand_over_s: float = 0.05, export_blocks: int = 4, objects_die: bool = False,
     ) -> None:  # fmt: skip
-        self.denoise_s, self.part_s, self.restart_s = denoise_s, part_s, restart_s
+        self.denoise_s, self.part_s, self.restart_s, self.hand_over_s = denoise_s, part_s, restart_s, hand_over_s
         self.export_blocks, self.objects_die = export_blocks, objects_die
         self.counts = Counts()
         self.shelf: Shelf | None = Shelf(1 << 26, 1e9)
@@ -117,6 +122,11 @@ class ScriptedGraph:
         self.hearing = asyncio.Event()
         """Whether an AudioEncoder is there."""
         self.hearing.set()
+        self.full = False
+        """Whether no replica takes a session."""
+        self.unsaved = 0
+        """How many values that are handed over do not reach the shelf."""
+        self._turns = asyncio.Semaphore(2)
         self._names = 0
         self.replicas: dict[Part, list[ScriptedReplica]] = {
             part: [self._new(part) for _ in range(replicas)] for part in Part
@@ -156,11 +166,22 @@ class ScriptedGraph:
         if replica in self.replicas[part]:
             self.replicas[part].remove(replica)
             replica.died.set()
+            if replica.leaving:
+                return
             asyncio.get_running_loop().call_later(self.restart_s, lambda: self.replicas[part].append(self._new(part)))
 
     def _new(self, part: Part) -> ScriptedReplica:
         self._names += 1
         return ScriptedReplica(f"{part}-{self._names}")
+
+    def leave(self, part: Part, session: str = "s", stays_s: float | None = None) -> None:
+        """The replica that holds the session is to go, and another is started; it goes `stays_s` later, or never."""
+        if (replica := self.holder(part, session)) is not None and not replica.leaving:
+            replica.leaving = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.restart_s, lambda: self.replicas[part].append(self._new(part)))
+            if stays_s is not None:
+                loop.call_later(stays_s, self._end, part, replica)
 
     # ---- the verbs ---------------------------------------------------------------------------------------------------------
 
@@ -239,9 +260,9 @@ class ScriptedGraph:
                 held.boundary = held.value
                 pictures: list[bytes] = []
                 for group in groups(block):
-                    held.order.check(attempt)
+                    held.order.check_turn(attempt)
                     await at.compute(self.part_s)
-                    held.order.check(attempt)
+                    held.order.check_turn(attempt)
                     held.value = digest(held.value, value)
                     frames = tuple(
                         EncodedFrame(i, i == block_frames(block).start, digest(held.value, i)) for i in group if i >= first_frame
@@ -274,6 +295,49 @@ class ScriptedGraph:
         if self.shelf is None:
             raise PartLost("the vault died")
         return self.shelf.blocks(session, part)
+
+    def leaving(self, part: Part, replica: str) -> bool:
+        return any(r.leaving for r in self.replicas[part] if r.name == replica)
+
+    def turn(self, replica: str) -> asyncio.Semaphore:
+        return self._turns
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        at = self._find(part, replica)
+
+        async def hand_over() -> Boundary:
+            at.fence.enter(spec.session, attempt)
+            held = at.held(spec.session)
+            asked = asyncio.get_running_loop().time()
+            held.order.supersede(attempt, finish=True)
+            await held.order.idle()
+            finishing_s = asyncio.get_running_loop().time() - asked
+            held.order.put_at(held.order.next_block)
+            value, block = held.value if part is Part.DENOISER else held.boundary, held.order.next_block
+            held.value = value
+            await at.compute(self.hand_over_s)
+            self.counts.handed_over.append((part, block))
+            self.unsaved -= 1
+            if self.shelf is None or self.unsaved >= 0:
+                return Boundary(block, False)
+            self.shelf.put(spec.session, part, block, value + digest(value, block), attempt)
+            return Boundary(block, True, finishing_s)
+
+        return await at.serve(hand_over(), taken=True)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        at = self._find(part, replica)
+
+        async def hold() -> None:
+            order = at.held(spec.session).order
+            self.counts.held.append(replica)
+            try:
+                while not await order.closed(1.0):
+                    pass
+            finally:
+                self.counts.held.remove(replica)
+
+        await at.serve(hold())
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         at = self._find(part, replica)
@@ -332,7 +396,7 @@ class ScriptedGraph:
         if replica is not None:
             at = self._find(part, replica)
         else:
-            willing = [r for r in self.replicas[part] if r.name != avoid]
+            willing = [r for r in self.replicas[part] if r.name != avoid and not r.leaving and not self.full]
             if not willing:
                 raise NoPlace("there is none")
             at = willing[0]

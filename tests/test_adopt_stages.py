@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
@@ -17,10 +17,11 @@ from liveact_models.timeline import block_frames
 from liveact_services import stateful
 from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.local import LocalModels
+from liveact_services.conductor.moving import MovingStages
 from liveact_services.conductor.parts import Moved, Part, PartLost
 from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.resilient import ResilientStages
-from liveact_services.conductor.stages import BlockPlan, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
+from liveact_services.conductor.stages import BlockPlan, Boundary, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment as denoiser
 from liveact_services.denoiser.deployment import Denoiser
@@ -60,8 +61,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> None:
-        await self.vault.put(session, part, block, export, attempt)
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> bool:
+        return await self.vault.put(session, part, block, export, attempt)
 
 
 @dataclass
@@ -71,6 +72,8 @@ class Cluster:
     models: LocalModels
     vault: Vault
     replicas: dict[Part, dict[str, Denoiser | VaeDecoder]]
+    leave: set[str] = field(default_factory=set)
+    """Replicas that are to go."""
 
     export_blocks = CONFIG.sessions.export_blocks
 
@@ -133,6 +136,19 @@ class Cluster:
 
     async def exports(self, part: Part, session: str) -> list[int]:
         return await self.vault.blocks(session, part)
+
+    def leaving(self, part: Part, replica: str) -> bool:
+        return replica in self.leave
+
+    def turn(self, replica: str) -> asyncio.Semaphore:
+        return asyncio.Semaphore(2)
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        return await self._at(part, replica).hand_over(spec.session, attempt)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        async for _ in self._at(part, replica).hold(spec.session):
+            pass
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         await self._at(part, replica).keep(spec.session)
@@ -302,6 +318,39 @@ async def test_an_earlier_attempt_is_sent_away_by_a_replica_that_forgot_the_sess
             with pytest.raises(Superseded):
                 await call
         assert await at.sessions() == []
+
+
+async def test_replicas_that_are_left_change_no_byte_of_any_frame(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec
+) -> None:
+    """Both parts leave one replica of each for the other and come back, a while into blocks that are being made."""
+    expected, _ = await performed(cluster, plans, portrait, codec, {})
+    stages = MovingStages(cluster, Patience(60.0, 120.0), CONFIG.sessions.export_blocks)
+    moves: list[Moved] = []
+    stages.listen(moves.append)
+    # Not the name of one that was closed, and whose exports the Vault turns away.
+    await stages.open(session_spec(codec=codec, session="leaves"), portrait)
+    frames: list[EncodedFrame] = []
+    coming = {0: stages.submit(plans[0])}
+    for block in range(BLOCKS):
+        if block + 1 < BLOCKS:
+            coming[block + 1] = stages.submit(plans[block + 1])
+        async for part in coming[block]:
+            frames += part.frames
+            if block in (1, 4) and len(moves) == 2 * (block == 4):
+                cluster.leave = set(stages.replicas)
+        if block in (1, 4):
+            async with asyncio.timeout(60):
+                while len(moves) < (2 if block == 1 else 4):
+                    await asyncio.sleep(0.05)
+    where = stages.replicas
+    await stages.close()
+    assert [(f.index, f.data) for f in frames] == [(f.index, f.data) for f in expected]
+    assert {part for moved in moves for part in moved.parts} == set(Part)
+    assert where == ("denoiser-0", "decoder-0")
+    assert not any(
+        Cluster._sessions(replica) for replicas in cluster.replicas.values() for replica in replicas.values()
+    )
 
 
 # ---- a decoder's state

@@ -1,4 +1,4 @@
-"""Emptying replicas: marked first, then moved, then let go; and the command that does it."""
+"""Emptying replicas: marked first, left by their sessions, then let go; and the command that does it."""
 
 from __future__ import annotations
 
@@ -34,47 +34,28 @@ class Held:
         return list(self.holding.sessions)
 
 
-class Moves:
-    """Moves a session to the first replica that admits it."""
-
-    def __init__(self, *replicas: Held) -> None:
-        self.replicas = {replica.holding.replica: replica.holding for replica in replicas}
-
-    async def move(self, session: str, replica: str) -> str | None:
-        for name, holding in self.replicas.items():
-            if name != replica:
-                try:
-                    holding.admit(session, 2)
-                except pins.ReplicaFull:
-                    continue
-                self.replicas[replica].release(session)
-                return name
-        return None
-
-
 def named(*replicas: Held) -> list[Replica]:
     return [Replica(replica.holding.replica, "Denoiser", replica) for replica in replicas]
 
 
-async def test_sessions_move_to_replicas_that_stay_and_never_to_one_that_drains_too() -> None:
+async def test_all_are_marked_before_anybody_waits_and_what_is_left_is_told() -> None:
     one, two, stays = Held("one", "a", "b"), Held("two", "c"), Held("stays", "d")
     told: list[tuple[str, int]] = []
-    left = await draining.drain(named(one, two), Moves(one, two, stays), told=lambda *what: told.append(what))
-    assert left == {"one": [], "two": []}
-    assert sorted(stays.holding.sessions) == ["a", "b", "c", "d"]
-    assert told == [("one", 0), ("two", 0)]
 
+    def tell(replica: str, held: int) -> None:
+        assert one.holding.draining
+        assert two.holding.draining
+        told.append((replica, held))
 
-async def test_what_has_no_room_elsewhere_stays_where_it_is_and_is_told() -> None:
-    one, stays = Held("one", "a", "b"), Held("stays", "c", "d", "e")
-    left = await draining.drain(named(one), Moves(one, stays))
-    assert left == {"one": ["b"]}
-    assert list(one.holding.sessions) == ["b"]
+    left = await draining.drain(named(one, two), told=tell)
+    assert left == {"one": ["a", "b"], "two": ["c"]}
+    assert told == [("one", 2), ("two", 1)]
     with pytest.raises(pins.ReplicaFull):
         one.holding.admit("new", 3)
+    stays.holding.admit("new", 3)
 
 
-async def test_without_a_mover_it_waits_for_sessions_to_end() -> None:
+async def test_it_waits_for_sessions_to_leave() -> None:
     one = Held("one", "a", "b")
     counts = []
 

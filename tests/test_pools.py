@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_every_pool_has_a_denoiser_deployment_with_replicas_of_its_own() -> None
         "Denoiser": 2, "Denoiser-gold": 3, "Denoiser-silver": 1,
     }  # fmt: skip
     assert denoisers["Denoiser-gold"].ray_actor_options["num_cpus"] == 0.2
-    assert denoisers["Denoiser-silver"].max_ongoing_requests == 7
+    held = load_config().sessions.max_sessions
+    assert denoisers["Denoiser-silver"].max_ongoing_requests == 7 + held, "a session that is held has one call open"
     assert len(deployments) == 9, "the other stages and the Vault serve every pool"
 
 
@@ -89,6 +91,11 @@ class Stage:
     ) -> None:
         self.asked.append(f"denoise {session}")
 
+    async def hold(self, session: str) -> AsyncIterator[None]:
+        while f"close {session}" not in self.asked:
+            yield None
+            await asyncio.sleep(0.01)
+
     async def close(self, session: str, attempt: int) -> None:
         self.asked.append(f"close {session}")
 
@@ -108,7 +115,7 @@ class Stage:
         return np.zeros(1)
 
     async def blocks(self, session: str, part: str) -> list[int]:
-        return []
+        return [0]
 
     async def get(self, session: str, part: str, block: int) -> bytes:
         return b""

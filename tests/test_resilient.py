@@ -48,10 +48,11 @@ async def perform(
     *,
     patience: Patience = PATIENCE,
     voice_s: float = VOICE_S,
+    kind: type[ResilientStages] = ResilientStages,
 ) -> Run:
     """One voice through a session, with two changes of prompt, while something happens to the graph."""
     loop = asyncio.get_running_loop()
-    stages = ResilientStages(graph, patience, graph.export_blocks, now=loop.time)
+    stages = kind(graph, patience, graph.export_blocks, now=loop.time)
     moves: list[Moved] = []
     stages.listen(moves.append)
     await stages.open(spec, PORTRAIT)

@@ -100,10 +100,22 @@ def test_what_does_not_fit_beside_sessions_in_use_is_refused_and_changes_nothing
     assert shelf.sessions == ["a", "b"]
     assert shelf.blocks("b", DENOISER) == [4]
     # In place of the older of two it takes no more room.
-    shelf.put("b", DENOISER, 5, bytes(20))
-    shelf.put("b", DENOISER, 6, bytes(40))
-    assert shelf.blocks("b", DENOISER) == [6, 5]
+    shelf.put("b", DENOISER, 6, bytes(20))
+    shelf.put("b", DENOISER, 8, bytes(40))
+    assert shelf.blocks("b", DENOISER) == [8, 6]
     assert shelf.nbytes == 100
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [([4], [4]), ([4, 8], [8, 4]), ([4, 8, 12], [12, 8]), ([4, 8, 9], [9, 8, 4]), ([8, 9, 10, 11], [11, 10, 9])],
+)
+def test_one_export_is_always_as_old_as_what_was_shown(clock: Clock, made: list[int], kept: list[int]) -> None:
+    """A part is two blocks ahead of the client at most, at whatever boundaries its value is kept."""
+    shelf = Shelf(1000, IDLE_S, clock)
+    for block in made:
+        shelf.put("a", DENOISER, block, bytes(1))
+    assert shelf.blocks("a", DENOISER) == kept
 
 
 # ---- what is whole

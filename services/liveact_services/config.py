@@ -120,7 +120,7 @@ class SessionLimits(_Strict):
     """How long a session without a stream waits to be resumed."""
     max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
     park_after_s: Annotated[float, Field(gt=0)] | None = None
-    """A session that has made no block for this long may be taken off its Denoiser's device; none: no session may."""
+    """A session that has made no block for this long gives its place on the Denoiser back until its next; none: never."""
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
@@ -181,7 +181,7 @@ class ServiceConfig(BaseSettings):
     data_dir: Path = Path(".liveact")
     """Where the embedded Valkey keeps its files."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20
-    """How long a replica that is going away may finish what it holds."""
+    """How long a replica that is going away serves the sessions it holds, which leave meanwhile."""
 
     hang_timeout_s: Annotated[float, Field(gt=0)] = 300
     """A replica that computes at one call for this long is taken to hang, and Serve replaces it. Sessions move before that."""

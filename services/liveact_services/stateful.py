@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from liveact_services.block_order import BlockOrder
@@ -12,6 +13,11 @@ from liveact_services.replica import Replica, replica_id
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig, StageConfig
+
+UNASKED_S = 90.0
+"""Three times what a Gateway lets pass before it asks for a session: one of which nobody hears has lost its Gateway."""
+LOOK_S = 5.0
+"""How often that is looked at."""
 
 
 class Stateful:
@@ -110,6 +116,19 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
         self._held(session)
+
+    async def hold(self, session: str) -> AsyncIterator[None]:
+        """Stay for this session: Serve does not stop a replica that has calls open.
+
+        Ends when the session is closed here, when another call holds it, and when nobody has asked for it for long: Serve does
+        not end the calls of a caller that has died. Raises `ReplicaGone` for a session not held here.
+        """
+        order = self._held(session).order
+        mine = order.holder = object()
+        yield None
+        while order.holder is mine and time.monotonic() - order.last_used < UNASKED_S:
+            if await order.closed(LOOK_S):
+                return
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""

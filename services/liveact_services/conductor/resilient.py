@@ -110,10 +110,14 @@ class ResilientStages:
         """Send the block through all its stages now; its parts arrive as they are decoded."""
         self._plans[plan.block] = plan
         self._planned_at[plan.block] = self._now()
-        # A recovery under way sends what is planned when it is done.
-        if not self._recovering.locked():
+        if self._may_send:
             self._send(plan.block)
         return self._deliver(plan.block)
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether blocks can be sent now: a recovery under way sends what is planned when it is done."""
+        return not self._recovering.locked()
 
     async def keep(self) -> None:
         """Have the session's replicas go on holding it, and place anew what they have lost. Raises SESSION_LOST."""
@@ -172,8 +176,7 @@ class ResilientStages:
     async def _deliver(self, block: int) -> AsyncIterator[VideoPart]:
         """The block's parts, each frame once, whatever is lost meanwhile."""
         while self._next_frame < block_frames(block).stop:
-            async with self._recovering:
-                attempt = self._attempt
+            attempt = await self._ready(block)
             try:
                 async for part in self._parts(block, attempt):
                     yield part
@@ -182,6 +185,11 @@ class ResilientStages:
         self._calls.pop(block, None)
         if (block + 1) % (self._export_blocks or PRUNE_BLOCKS) == 0:
             self._spawn(self._prune())
+
+    async def _ready(self, block: int) -> int:
+        """Wait until the block is on its way; gives the attempt."""
+        async with self._recovering:
+            return self._attempt
 
     async def _parts(self, block: int, attempt: int) -> AsyncIterator[VideoPart]:
         """What comes of the block at one attempt, from the first frame not given out on. Raises `PartLost`."""
@@ -337,14 +345,14 @@ class ResilientStages:
         return max(self._plans, default=-1)
 
     async def _prune(self) -> None:
-        """Forget the plans that come before the older of each part's two exports."""
+        """Forget the plans that come before the oldest of each part's exports."""
         try:
             held = [await self._in_time(self._graph.exports(part, self._session)) for part in Part]
         except PartLost:
             held = [[]]
         if self._recovering.locked():
             return
-        safe = min((blocks[1] if len(blocks) > 1 else 0) for blocks in held)
+        safe = min((blocks[-1] if len(blocks) > 1 else 0) for blocks in held)
         base = max(safe, self._newest + 1 - MAX_KEPT_BLOCKS)
         for kept in (self._plans, self._planned_at, self._latents):
             for block in [b for b in kept if b < base]:

@@ -135,6 +135,18 @@ class VideoPart:
     """With a block's last part, where the plan asks: all of the block's frames from last to first, encoded by themselves."""
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """Where a part of a session stands that is to leave its replica."""
+
+    block: int
+    """The block that comes next."""
+    saved: bool
+    """Whether its value is in the Vault."""
+    finishing_s: float = 0.0
+    """Seconds until the block that was being made was finished, which are no stall."""
+
+
 class Stages(Protocol):
     """The graph as one stream sees it."""
 

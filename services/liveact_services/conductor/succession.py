@@ -12,6 +12,7 @@ from liveact_models.blob import StateError
 from liveact_models.timeline import FRAMES_PER_LATENT, block_frames, block_of_frame
 from liveact_services.conductor.conductor import Started
 from liveact_services.conductor.idle_loop import moved
+from liveact_services.conductor.moving import MovingStages
 from liveact_services.conductor.parts import Part, PartLost
 from liveact_services.conductor.points import (
     OPENING,
@@ -23,7 +24,6 @@ from liveact_services.conductor.points import (
     unpack_page,
     unpack_portrait,
 )
-from liveact_services.conductor.resilient import ResilientStages
 from liveact_services.conductor.speech import Speech
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, StageTimes, VideoPart
 from liveact_services.errors import fail
@@ -103,8 +103,8 @@ class Remains:
         return started
 
 
-class SucceedingStages(ResilientStages):
-    """`ResilientStages` that may begin in the middle of a session, as its next owner's."""
+class SucceedingStages(MovingStages):
+    """`MovingStages` that may begin in the middle of a session, as its next owner's."""
 
     def inherit(self, remains: Remains, replicas: Mapping[Part, str]) -> None:
         """Have `open` go on with a session that these replicas held last, instead of beginning one."""
@@ -123,7 +123,7 @@ class SucceedingStages(ResilientStages):
         return max(self._plans, default=self._made - 1)
 
     async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
-        """As `ResilientStages.open`, or bring an inherited session to where its next frame can be made.
+        """As `MovingStages.open`, or bring an inherited session to where its next frame can be made.
 
         Raises `ServiceError`: also SESSION_TAKEN_OVER.
         """
@@ -132,6 +132,7 @@ class SucceedingStages(ResilientStages):
         await self._recover(self._attempt, PartLost("the server that ran the session has gone"))
         if block_of_frame(self._next_frame) > self._newest:
             self._arrived()
+        self.tend()
 
     def again(self, block: int) -> AsyncIterator[VideoPart]:
         """What is left of an inherited block; to be taken in order, after `open`."""

@@ -178,7 +178,7 @@ class Admission:
             self._told.append((self._now() + PATIENCE_S, spec))
 
     def release(self, session: str, ended: bool = True) -> None:
-        """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""
+        """The session is held no more; `ended`: not because it goes on elsewhere. An unknown one is no error."""
         self._changed()
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:

@@ -12,7 +12,7 @@ import numpy as np
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
-from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.conductor.stages import Boundary, Denoised, Features, SessionSpec
 from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, RankGroup
 from liveact_services.denoiser.rank_group import start_ranks
@@ -35,6 +35,8 @@ class _Held:
 
     spec: SessionSpec
     order: BlockOrder = field(default_factory=BlockOrder)
+    left: bool = False
+    """Whether it was handed over, and nothing was made of it here since."""
 
 
 class Denoiser(StatefulReplica[_Held]):
@@ -97,6 +99,18 @@ class Denoiser(StatefulReplica[_Held]):
         """What the clients that were told to come back here would take, in full replicas."""
         return self._admission.waiting
 
+    async def hand_over(self, session: str, attempt: int) -> Boundary:
+        """Begin an attempt as `settle` does, and put the session's value into the Vault. It stays here until it is closed.
+
+        Raises `ReplicaGone` for a session not held here, and `Superseded` after a later attempt.
+        """
+        held, asked = self._held(session), time.monotonic()
+        block = await self.settle(session, attempt)
+        finishing_s = time.monotonic() - asked
+        saved = await self._exporter.deliver(session, block, self._ranks.snapshot(session), attempt)
+        held.left = True
+        return Boundary(block, saved, finishing_s)
+
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
         self._admission.expect(spec, retry_after_s)
@@ -117,6 +131,7 @@ class Denoiser(StatefulReplica[_Held]):
         held = self._held(session)
         due = None if due_s is None else time.monotonic() + due_s - features.held_s
         async with held.order.turn(block, attempt):
+            held.left = False
             denoised = await self._turns.denoise(held.spec, block, features, text, due)
             self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session), attempt)
             return denoised
@@ -138,36 +153,13 @@ class Denoiser(StatefulReplica[_Held]):
         self._held(session)
         return await self.compute.run(self._ranks.export, session)
 
-    async def rested(self) -> list[str]:
-        """The sessions that have made no block for `sessions.park_after_s`, longest at rest first; none unless configured."""
-        after = self.config.sessions.park_after_s
-        if after is None:
-            return []
-        latest = time.monotonic() - after
-        orders = {session: held.order for session, held in self._sessions.items()}
-        resting = [s for s, order in orders.items() if not order.busy and order.last_made <= latest]
-        return sorted(resting, key=lambda session: orders[session].last_made)
-
-    async def park(self, session: str) -> bytes:
-        """Take a session at rest off the device: its export, with which `adopt` goes on here or elsewhere.
-
-        Its place is free from then on. Raises `ReplicaGone` for a session not held here, and `ValueError` when a block is being
-        made or was while the export was written: the session then stays.
-        """
-        order = self._held(session).order
-        busy, block = order.busy, order.next_block
-        exported = await self.compute.run(self._ranks.export, session)
-        if busy or order.busy or order.next_block != block:
-            raise ValueError(f"session {session} is making a block: parked are those at rest")
-        if self._forget(session, ended=False):
-            await self.compute.run(self._ranks.close, session)
-        return exported
-
     async def close(self, session: str, attempt: int | None = None) -> None:
         """Forget a session; closing one twice, or one never held, is no error. Raises `Superseded` after a later attempt."""
         if attempt is not None:
             self._fence.enter(session, attempt)
-        if self._forget(session):
+        held = self._sessions.get(session)
+        # One that was handed over has not ended, it goes on elsewhere.
+        if self._forget(session, ended=held is None or not held.left):
             await self.compute.run(self._ranks.close, session)
 
     def _forget(self, session: str, ended: bool = True) -> bool:

@@ -27,6 +27,7 @@ from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, du
 from liveact_services.gateway.serve_stages import ServeArchive, StageHandles, serve_stages
 from liveact_services.gateway.takeover import take_over
 from liveact_services.gateway.warm_up import warm_up
+from liveact_services.placement.departing import until_stopped
 from liveact_services.replica import join_serve_log, replica_id
 from liveact_services.sessions import (
     AvatarStore,
@@ -86,7 +87,13 @@ class Gateway:
         self._leaving = False
         self._started_at = time.time()
         self._warm = False
-        work = [self._warm_up(), Sweeper(self._store).run(), self._recheck(), *([directory.run()] if directory else [])]
+        work = [
+            self._warm_up(),
+            Sweeper(self._store).run(),
+            self._recheck(),
+            self._leave(),
+            *([directory.run()] if directory else []),
+        ]
         self._tasks = [asyncio.create_task(task) for task in work]
 
     # ---- the stream --------------------------------------------------------------------------------------------------------
@@ -368,6 +375,11 @@ class Gateway:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await asyncio.sleep(1)
+
+    async def _leave(self) -> None:
+        """Serve stops a Gateway without telling it: its streams go on until `drain_timeout_s` is over, and are told so."""
+        await until_stopped()
+        await self.go_away()
 
     async def go_away(self) -> None:
         """Take no new sessions, and tell those there are."""

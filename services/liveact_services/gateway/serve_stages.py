@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from liveact_models.blob import StateError
 from liveact_services.conductor.archive import Kept, Writing, is_first
 from liveact_services.conductor.parts import ExportRefused, Latents, NoPlace, Part, PartLost
 from liveact_services.conductor.patience import Patience
-from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
+from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, VideoPart
 from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.errors import fail
+from liveact_services.placement.departing import BOARD
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -46,8 +47,9 @@ def serve_stages(
 ) -> SucceedingStages:
     """A session's way through the graph, for the owner whose attempts begin with that one."""
     patience = Patience(limits.stage_timeout_s, limits.failover_timeout_s)
-    graph = ServeGraph(handles)
-    return SucceedingStages(graph, patience, limits.export_blocks, attempt=attempt, make_sure=make_sure)
+    return SucceedingStages(
+        ServeGraph(handles), patience, limits.export_blocks, limits.park_after_s, attempt=attempt, make_sure=make_sure
+    )
 
 
 class ServeGraph:
@@ -117,6 +119,29 @@ class ServeGraph:
         """The blocks before which exports are held, the newest first. Raises `PartLost`."""
         with _losses():
             return await self._vault(session).blocks.remote(session, part)
+
+    def leaving(self, part: Part, replica: str) -> bool:
+        """Whether the replica drains or Serve stops it, as far as this process has heard."""
+        return BOARD.leaving(replica)
+
+    def turn(self, replica: str) -> AbstractAsyncContextManager[object]:
+        """Wait until few others of this Gateway's sessions are leaving the replica."""
+        return BOARD.turn(replica)
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        """Have the replica put the session's value into the Vault, at the next boundary. Raises `PartLost`."""
+        with _fenced(), _losses():
+            return await self._pinned(part, replica, spec).hand_over.remote(spec.session, attempt)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        """Have the replica stay for the session. Raises `PartLost`."""
+        beats = self._pinned(part, replica, spec).options(stream=True).hold.remote(spec.session)
+        try:
+            with _losses():
+                async for _ in beats:
+                    pass
+        finally:
+            beats.cancel()
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding the session. Raises `PartLost`."""

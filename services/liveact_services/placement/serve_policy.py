@@ -25,6 +25,8 @@ class Role(StrEnum):
     """Its replicas hold the sessions that decide how many there are: a Denoiser."""
     HOLDS = "holds"
     """It follows the Denoisers, and its replicas hold sessions too."""
+    FRONTS = "fronts"
+    """The same, and its sessions go nowhere else: a Gateway."""
     FOLLOWS = "follows"
     """It follows the Denoisers; any of its replicas may go."""
 
@@ -49,7 +51,10 @@ class SessionPolicy:
             held = max(held, board.BOARD.sessions(application, now))
         seen = Observation(now, context.target_num_replicas, held, waiting, per_replica, draining, idle)
         decision, state = decide(self._rules, seen, context.policy_state.get(STATE, ScalingState()))
-        return decision.target, {STATE: state}
+        # Sessions leave a replica that Serve stops, where others have room; and they have not while somebody waits.
+        known = len((context.raw_metrics or {}).get("held", {})) >= context.target_num_replicas
+        leave = self._role is not Role.FRONTS and known and not waiting
+        return decision.target - (decision.surplus if leave else 0), {STATE: state}
 
     def _reported(self, context: AutoscalingContext) -> tuple[float, float, int, int, float, float]:
         """Held, turned away, draining, how many of the newest are idle, and in full replicas what those held and those told to

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
-from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
+from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
 from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
@@ -83,6 +83,21 @@ class VaeDecoder(StatefulReplica[_Held]):
         held.order.put_at(await self.compute.run(held.decoding.rewind))
         return held.order.next_block
 
+    async def hand_over(self, session: str, attempt: int) -> Boundary:
+        """Begin an attempt, finish the block that is being decoded, and put the session's value into the Vault.
+
+        It stays here until it is closed. Raises `ReplicaGone`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(session, attempt)
+        held, asked = self._held(session), time.monotonic()
+        held.order.supersede(attempt, finish=True)
+        await held.order.idle()
+        # A call that was cancelled left its block half decoded.
+        held.order.put_at(await self.compute.run(held.decoding.rewind))
+        block, finishing_s = held.order.next_block, time.monotonic() - asked
+        saved = await self._exporter.deliver(session, block, held.decoding.snapshot(self._fingerprint), attempt)
+        return Boundary(block, saved, finishing_s)
+
     async def decode(
         self,
         session: str,
@@ -102,7 +117,7 @@ class VaeDecoder(StatefulReplica[_Held]):
         async with held.order.turn(block, attempt):
             parts = held.decoding.parts(block, denoised, first_frame, backward)
             while True:
-                held.order.check(attempt)
+                held.order.check_turn(attempt)
                 if (part := await self.compute.run(next, parts, None)) is None:
                     break
                 yield part
@@ -136,7 +151,8 @@ class VaeDecoder(StatefulReplica[_Held]):
 
     def _admit(self, session: str) -> None:
         oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
+        for forgotten in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
+            self._sessions.pop(forgotten).order.close()
         # One that is here already goes on here, drained or not.
         if session not in self._sessions and session not in self._adopting:
             self.require_room(session)

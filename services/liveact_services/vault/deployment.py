@@ -31,10 +31,14 @@ class Vault:
         join_serve_log()
         self._shelf = Shelf(int(config.vault.max_gib * GIB), config.sessions.longest_rest_s)
 
-    async def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0) -> None:
-        """Keep an export of the boundary before that block. Raises `StateError` for a damaged one, and `VaultFull`."""
+    async def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0) -> bool:
+        """Keep an export of the boundary before that block; whether it is kept, which one of a closed session is not.
+
+        Raises `StateError` for a damaged one, `VaultFull`, and `Superseded` after a later owner.
+        """
         await asyncio.to_thread(check, export, block)
         self._shelf.put(session, part, block, export, attempt)
+        return block in self._shelf.blocks(session, part)
 
     async def blocks(self, session: str, part: Part) -> list[int]:
         """The blocks before which exports of the part are held, the newest first."""

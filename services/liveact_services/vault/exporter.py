@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
     from liveact_services.conductor.parts import Part
 
+DELIVERY_S = 3.0
+"""How long a session that is to leave waits for the Vault; it then goes on where it is."""
+
 log = logging.getLogger(__name__)
 
 Snapshot = Callable[[], bytes]
 """A session's value as it was when this was made: calling it, on any thread and at any later time, serialises it."""
-Put = Callable[[str, int, bytes, int], Awaitable[None]]
-"""Hands (session, block, export, attempt) to a Vault."""
+Put = Callable[[str, int, bytes, int], Awaitable[bool]]
+"""Hands (session, block, export, attempt) to a Vault; whether it is kept there."""
 
 
 def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
@@ -29,8 +32,8 @@ def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
     if vault is None:
         return None
 
-    async def put(session: str, block: int, export: bytes, attempt: int) -> None:
-        await vault.options(session_id=session).put.remote(session, part, block, export, attempt)
+    async def put(session: str, block: int, export: bytes, attempt: int) -> bool:
+        return await vault.options(session_id=session).put.remote(session, part, block, export, attempt)
 
     return put
 
@@ -43,6 +46,12 @@ class Exported:
     nbytes: int = 0
     serialised_s: float = 0.0
     """Seconds that writing them as bytes took, on a thread beside the computing."""
+
+    def add(self, export: bytes, took_s: float) -> None:
+        """One more was sent."""
+        self.count += 1
+        self.nbytes += len(export)
+        self.serialised_s += took_s
 
 
 class Exporter:
@@ -86,13 +95,27 @@ class Exporter:
         """The session is held here no more."""
         self._wanted.discard(session)
 
+    async def deliver(self, session: str, block: int, snapshot: Snapshot, attempt: int) -> bool:
+        """Put the session's value, which stands before `block`, into the Vault; whether it is there."""
+        if self._put is None:
+            return False
+        try:
+            async with asyncio.timeout(DELIVERY_S):
+                if (under_way := self._under_way.get(session)) is not None:
+                    await asyncio.wait({under_way})
+                export, took = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
+                kept = await self._put(session, block, export, attempt)
+                self.exported.add(export, took)
+                return kept
+        except Exception as error:
+            log.warning("not handed over before block %d: %s", block, error, extra={"session_id": session})
+            return False
+
     async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> None:
         try:
             export, took = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
             await put(session, block, export, attempt)
-            self.exported.count += 1
-            self.exported.nbytes += len(export)
-            self.exported.serialised_s += took
+            self.exported.add(export, took)
         except Exception as error:
             log.warning("no export before block %d: %s", block, error, extra={"session_id": session})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from liveact_models import blob
@@ -14,6 +14,10 @@ from liveact_services.placement.pins import Superseded
 
 KEPT = 2
 """Newest exports kept of each part: the older one serves where the newer is damaged, or ahead of what was given out."""
+AHEAD = 2
+"""Blocks by which a part can be ahead of what was shown, which is how many are unfinished at a time. Of exports made at other
+boundaries than every few blocks, so many more are kept that one is as old as that."""
+
 REMEMBERED = 4096
 """Forgotten sessions whose exports are still turned away: one may have been on its way when its session was closed."""
 
@@ -76,7 +80,7 @@ class Shelf:
     # ---- exports -----------------------------------------------------------------------------------------------------------
 
     def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0) -> None:
-        """Keep an export: the two newest, and the newest that is not ahead of the client. Raises `VaultFull`, `Superseded`.
+        """Keep an export, for as long as `worth_keeping` says. Raises `VaultFull` and `Superseded`.
 
         Of a session that was forgotten nothing is kept.
         """
@@ -84,7 +88,7 @@ class Shelf:
         if held is None:
             return
         blocks = held.parts.get(part, {})
-        kept = _newest({**blocks, block: export}, held.floor)
+        kept = _kept({**blocks, block: export}, held.floor)
         self._make_room(_size(kept) - _size(blocks), session)
         self._settle(session, held, lambda: held.put(part, kept))
 
@@ -130,7 +134,7 @@ class Shelf:
             held.floor = writing.floor
             for part, blocks in held.parts.items():
                 left = {b: e for b, e in blocks.items() if writing.cut is None or b <= writing.cut}
-                held.put(part, _newest(left, held.floor))
+                held.put(part, _kept(left, held.floor))
 
         self._settle(session, held, turn)
         return Kept(frozenset(kept), {part: list(held.parts.get(part, {})) for part in Part})
@@ -208,6 +212,21 @@ class Shelf:
             self._remove(idle.pop(0)[1])
 
 
+def worth_keeping(blocks: Iterable[int], floor: int = 0) -> list[int]:
+    """Of the boundaries of which there are exports those to keep, the newest first.
+
+    `floor`: the block of the first frame that a client may still ask for; one export is not ahead of it.
+    """
+    order = sorted(blocks, reverse=True)
+    kept: list[int] = []
+    for block in order:
+        if len(kept) >= KEPT and kept[-1] <= kept[0] - AHEAD:
+            break
+        kept.append(block)
+    behind = next((block for block in order if block <= floor), None)
+    return kept if behind is None or behind in kept else [*kept, behind]
+
+
 def check(export: bytes, block: int) -> None:
     """Raise `StateError` for an export that is damaged, of another version, or not of the boundary before that block."""
     found = blob.verify(export).get("block")
@@ -215,11 +234,8 @@ def check(export: bytes, block: int) -> None:
         raise StateError("STATE_FORMAT", f"the export was made before block {found}; {block} was said")
 
 
-def _newest(blocks: dict[int, bytes], floor: int) -> dict[int, bytes]:
-    """Those that are kept, the newest first."""
-    order = sorted(blocks, reverse=True)
-    behind = next((block for block in order if block <= floor), None)
-    return {block: blocks[block] for i, block in enumerate(order) if i < KEPT or block == behind}
+def _kept(blocks: dict[int, bytes], floor: int) -> dict[int, bytes]:
+    return {block: blocks[block] for block in worth_keeping(blocks, floor)}
 
 
 def _require(session: str, attempt: int, seen: int) -> None:
