@@ -159,24 +159,3 @@ async def test_a_killed_gateway_costs_no_frame_and_no_byte(
     assert heard.bytes == expected.bytes
     np.testing.assert_array_equal(heard.sound(), expected.sound())
     assert [event.message.split(" after")[0] for event in heard.migrations()] == ["another gateway took over"] * 2
-
-
-async def test_a_session_taken_from_a_gateway_that_lives_is_let_go_there(pair: Service, portrait: bytes) -> None:
-    """Resumed until the other Gateway is the one that is reached: the first then lets go, and closes nothing."""
-    voice = speech(16.0, 4)
-    config = session(portrait, codec=pb.VIDEO_CODEC_JPEG, seed=5, idle_policy=pb.IDLE_POLICY_HOLD)
-    async with asyncio.timeout(200), AvatarClient(pair.address) as client:
-        expected = await watch(client, config, voice)
-        talker = Talker(voice)
-        holders = []
-        await talker.begin(client, config, block_frames(1).start, None)
-        for block in range(3, 9):
-            holders.append((await record(pair, talker.heard.name)).gateway)
-            await talker.go_on(client, block_frames(block).start + 3)
-        await talker.go_on(client)
-        holders.append((await record(pair, talker.heard.name)).gateway)
-    heard = talker.heard
-    assert len(set(holders)) == 2, "the proxy sent every stream to the same Gateway"
-    assert heard.indices == list(range(len(expected.frames)))
-    assert heard.bytes == expected.bytes
-    np.testing.assert_array_equal(heard.sound(), expected.sound())
