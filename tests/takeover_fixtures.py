@@ -51,7 +51,7 @@ class Owner:
     def __init__(self, graph: ScriptedGraph, spec: SessionSpec, token: int, emit: Callable[[Output], None]) -> None:
         self.graph, self.spec, self.attempt = graph, spec, first_attempt(token)
         now = asyncio.get_running_loop().time
-        self.stages = SucceedingStages(graph, PATIENCE, graph.export_blocks, now, self.attempt)
+        self.stages = SucceedingStages(graph, PATIENCE, graph.export_blocks, now=now, attempt=self.attempt)
         self.journal = Recording(graph, spec.session, self.attempt, self.stages.protect)
         self._emit, self.dead = emit, False
         self.conductor = Conductor(

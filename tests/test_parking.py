@@ -49,8 +49,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes) -> bool:
-        return await self.vault.put(session, part, block, export)
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> bool:
+        return await self.vault.put(session, part, block, export, attempt)
 
 
 HANDLE = VaultHandle()
@@ -62,7 +62,7 @@ def denoiser(**sessions: Any) -> Denoiser:
     return Denoiser(config, vault=HANDLE)  # type: ignore[arg-type]
 
 
-async def parked(replica: Denoiser, name: str = "s", attempt: int = 1) -> bytes:
+async def parked(replica: Denoiser, name: str = "s", attempt: int = 0) -> bytes:
     """Take a session at rest off the device: its value, with which another goes on."""
     boundary = await replica.hand_over(name, attempt)
     assert boundary.saved
