@@ -27,18 +27,24 @@ class Deployed:
         self.values = {"checkpoint": "untrained", "data_dir": str(data_dir), **config}
         loaded = load_config(port=free_port(), http_port=free_port(), **self.values)
         self.address = f"{loaded.host}:{loaded.port}"
+        self.options: dict[str, dict[str, Any]] = {}
         self.valkey = EmbeddedValkey(data_dir / "valkey").start()
         _start_ray(loaded, lambda line: None)
 
     def deploy(self, **options: dict[str, Any]) -> None:
-        """Have these options hold of deployments, by their names, as `serve deploy` has; returns before they do."""
+        """Have these options hold of deployments, by their names, as `serve deploy` has; returns before they do.
+
+        Those given before stay: what a configuration leaves out is changed back.
+        """
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 
+        for name, values in options.items():
+            self.options[name] = {**self.options.get(name, {}), **values}
         one = {
             "name": APPLICATION, "route_prefix": "/", "import_path": "redeploy_fixtures:application",
             "args": {"config": self.values, "redis": self.valkey.url},
-            "deployments": [{"name": name, **values} for name, values in options.items()],
+            "deployments": [{"name": name, **values} for name, values in self.options.items()],
         }  # fmt: skip
         client: Any = _get_global_client()
         client.deploy_apps(ServeDeploySchema.parse_obj({"applications": [one]}))

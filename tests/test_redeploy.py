@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ SESSIONS, SEEDS = 6, 2
 STAGES = ("Denoiser", "VaeDecoder")
 
 
+def sized(replicas: int, cpus: float = 0.1) -> dict[str, Any]:
+    """So many replicas; other `cpus` are another version."""
+    return {"num_replicas": replicas, "ray_actor_options": {"num_cpus": cpus, "num_gpus": 0}}
+
+
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     service = Deployed(
@@ -32,7 +38,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         drain_timeout_s=30,
     )
     try:
-        service.deploy()
+        service.deploy(**dict.fromkeys(STAGES, sized(1)))
         service.wait(200)
         service.serving()
         yield service
@@ -113,10 +119,7 @@ async def test_replicas_come_go_and_are_replaced_under_live_sessions(deployed: D
 
     async def phase(name: str, replicas: int, cpus: float = 0.1) -> None:
         marks.append((name, time.perf_counter()))
-        options = {"num_replicas": replicas, "ray_actor_options": {"num_cpus": cpus, "num_gpus": 0}}
-        # Of the Gateway what it was changed to before: what is left out would be changed back.
-        gateway = {"ray_actor_options": {"num_cpus": 0.11}}
-        await asyncio.to_thread(deployed.deploy, Gateway=gateway, **dict.fromkeys(STAGES, options))
+        await asyncio.to_thread(deployed.deploy, **dict.fromkeys(STAGES, sized(replicas, cpus)))
         took = await asyncio.to_thread(deployed.wait, 200)
         print(f"{name}: {took:.1f} s")
 
