@@ -100,8 +100,13 @@ async def test_a_gateway_that_serve_stops_tells_its_clients(deployed: Deployed, 
             async for message in stream:
                 heard.take(message)
                 if any(event.type == pb.EVENT_TYPE_GOING_AWAY for event in heard.events):
+                    told = time.monotonic() - began
                     await changing
-                    return time.monotonic() - began
+                    # It serves until its time is over.
+                    await stream.close()
+                    async for message in stream:
+                        heard.take(message)
+                    return told
         raise AssertionError("the stream ended")
 
     async with AvatarClient(deployed.address) as client:
