@@ -14,7 +14,7 @@ import pytest
 
 from failover_fixtures import Watched, pids, watch
 from liveact.v1 import avatar_pb2 as pb
-from liveact_services.cli.bench.chaos import Viewer
+from liveact_services.cli.bench.chaos.outcome import Viewer
 from liveact_services.client import AvatarClient
 from liveact_services.placement.draining import drain, running_replicas
 from liveact_services.service import APPLICATION
