@@ -66,6 +66,7 @@ class Owner:
     async def begin(self) -> None:
         self.journal.open(Opening(self.spec, {"rate": RATE, "channels": 1, "encoding": "s16le"}), PORTRAIT)
         await self.stages.open(self.spec, PORTRAIT)
+        await self.journal.opened()
         self.running = asyncio.create_task(self.conductor.run())
 
     async def inherit(self, frame: int) -> Remains:

@@ -11,31 +11,30 @@ from liveact_services import stateful
 from liveact_services.cli.main import app
 from liveact_services.placement import draining, pins
 from liveact_services.placement.draining import Replica
-from liveact_services.placement.holding import Holding
 from liveact_services.stateful import Stateful
 
 
-class Held:
-    """A replica in this process, on the real admission."""
+class Held(Stateful):
+    """A replica in this process, on what those of the service share."""
 
     def __init__(self, name: str, *sessions: str) -> None:
-        self.holding = Holding(name, max_sessions=4)
-        for session in sessions:
-            self.holding.admit(session, 1)
+        super().__init__(capacity=4)
+        self.name, self.here = name, list(sessions)
 
-    async def drain(self, draining: bool, let_go: bool) -> dict[str, Any]:
-        self.holding.draining = draining
-        return await self.drain_status()
-
-    async def drain_status(self) -> dict[str, Any]:
-        return {"draining": self.holding.draining, "let_go": False, "held": len(self.holding.sessions), "capacity": 4}
+    def held(self) -> int:
+        return len(self.here)
 
     async def sessions(self) -> list[str]:
-        return list(self.holding.sessions)
+        return list(self.here)
 
 
 def named(*replicas: Held) -> list[Replica]:
-    return [Replica(replica.holding.replica, "Denoiser", replica) for replica in replicas]
+    return [Replica(replica.name, "Denoiser", replica) for replica in replicas]
+
+
+@pytest.fixture(autouse=True)
+def _in_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stateful, "replica_id", lambda: "r1")
 
 
 async def test_all_are_marked_before_anybody_waits_and_what_is_left_is_told() -> None:
@@ -43,16 +42,16 @@ async def test_all_are_marked_before_anybody_waits_and_what_is_left_is_told() ->
     told: list[tuple[str, int]] = []
 
     def tell(replica: str, held: int) -> None:
-        assert one.holding.draining
-        assert two.holding.draining
+        assert one._draining
+        assert two._draining
         told.append((replica, held))
 
     left = await draining.drain(named(one, two), told=tell)
     assert left == {"one": ["a", "b"], "two": ["c"]}
     assert told == [("one", 2), ("two", 1)]
     with pytest.raises(pins.ReplicaFull):
-        one.holding.admit("new", 3)
-    stays.holding.admit("new", 3)
+        one.require_room("new")
+    stays.require_room("new")
 
 
 async def test_it_waits_for_sessions_to_leave() -> None:
@@ -62,7 +61,7 @@ async def test_it_waits_for_sessions_to_leave() -> None:
     def told(replica: str, held: int) -> None:
         counts.append(held)
         if held:
-            one.holding.release(next(iter(one.holding.sessions)))
+            one.here.pop()
 
     assert await draining.drain(named(one), wait_s=30, poll_s=0.01, told=told) == {"one": []}
     assert counts == [2, 1, 0]
@@ -80,7 +79,6 @@ class Some(Stateful):
 
 
 async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stateful, "replica_id", lambda: "r1")
     now = 100.0
     monkeypatch.setattr(stateful.time, "monotonic", lambda: now)
     replica = Some(capacity=2)

@@ -107,18 +107,25 @@ class Journal:
         """The client has everything before this frame and will not ask for it."""
         self._acked = max(self._acked, frame)
 
+    async def opened(self) -> None:
+        """Wait as `written` does, for what a session begins with: until then nobody else could go on with it."""
+        await self._secured(OPENING)
+
     async def written(self, block: int) -> None:
         """Wait until the block's page is in the Vault, or cannot be in time.
 
         Raises `ServiceError` SESSION_TAKEN_OVER when the session is somebody else's by now.
         """
-        if self._healthy and self._lacks(block):
+        await self._secured(str(block))
+
+    async def _secured(self, name: str) -> None:
+        if self._healthy and self._lacks(name):
             with suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_S):
-                    while self._healthy and self._lacks(block):
+                    while self._healthy and self._lacks(name):
                         self._progress.clear()
                         await self._progress.wait()
-            if self._healthy and self._lacks(block):
+            if self._healthy and self._lacks(name):
                 self._failed(f"nothing came for {WAIT_S:g} s")
         if self._taken is not None:
             raise self._taken
@@ -139,8 +146,8 @@ class Journal:
 
     # ---- how it comes there ------------------------------------------------------------------------------------------------
 
-    def _lacks(self, block: int) -> bool:
-        return str(block) in self._unwritten and self._taken is None
+    def _lacks(self, name: str) -> bool:
+        return name in self._unwritten and self._taken is None
 
     def _keep(self, page: Page, data: bytes) -> None:
         made = None if page.plan is None else page.made

@@ -236,6 +236,8 @@ class LiveSession:
     async def _perform(self, portrait: np.ndarray | None) -> None:
         try:
             await self._stages.open(self.spec, portrait)
+            if self.journal is not None:
+                await self.journal.opened()
             began = not self._ready
             self._ready = True
             self._heard = self._acked_at = time.monotonic()
