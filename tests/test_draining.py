@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from typer.testing import CliRunner
 
@@ -88,7 +86,9 @@ async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(mo
         with pytest.raises(pins.ReplicaFull, match="r1"):
             replica.require_room(session)
     report = await replica.record_autoscaling_stats()
-    assert report == {"held": 2.0, "turned_away": 2.0, "draining": 0.0, "started_at": replica.started_at}
+    assert report == {
+        "held": 2.0, "used": 1.0, "waiting": 0.0, "turned_away": 2.0, "draining": 0.0, "started_at": replica.started_at,
+    }  # fmt: skip
     now += pins.ASK_AGAIN_S + 0.1
     assert (await replica.record_autoscaling_stats())["turned_away"] == 0
     replica.count = 1
