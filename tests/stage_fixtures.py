@@ -119,6 +119,9 @@ class ScriptedStages:
     def let_go(self) -> None:
         pass
 
+    def protect(self) -> None:
+        pass
+
     async def _denoise(self, block: int, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])

@@ -73,7 +73,7 @@ def assert_same(taken: Taken, undisturbed: Taken) -> None:
 
 @pytest.fixture
 def telling(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "serve_stages", lambda handles, limits: TellingStages())
+    monkeypatch.setattr(deployment, "serve_stages", lambda *_: TellingStages())
 
 
 @pytest.mark.usefixtures("telling")

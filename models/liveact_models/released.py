@@ -124,9 +124,7 @@ def _layer(
     x = gated(x, _self_attention(layer.self_attn, modulate(x, shift1, scale1, layer.eps), cache, slots, grid), gate1)
     x = x + _cross_attention(layer.cross_attn, layer.norm3(x), words, image)
     if heard is not None:
-        out = layer.audio_cross_attn(layer.norm_x(x), heard)
-        silent = grid[0] * grid[1] if slots.start == 0 else 0
-        x = x + F.pad(out[silent:], (0, 0, silent, 0))
+        x = x + layer.audio_cross_attn(layer.norm_x(x), heard, 1 if slots.start == 0 else 0)
     return gated(x, layer.ffn(modulate(x, shift2, scale2, layer.eps)), gate2)
 
 
