@@ -83,6 +83,7 @@ async def until(what: Callable[[], Awaitable[bool]], within_s: float) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_a_replica_that_serve_stops_goes_on_with_those_that_hold_it_until_its_time_is_over(
     service: Service,
 ) -> None:

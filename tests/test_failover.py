@@ -52,7 +52,14 @@ async def expected(
     return first, second
 
 
-@pytest.mark.parametrize("deployment", ["Denoiser", "VaeDecoder", "AudioEncoder"])
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        "Denoiser",
+        pytest.param("VaeDecoder", marks=pytest.mark.slow),
+        pytest.param("AudioEncoder", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_killed_replica_costs_two_streams_no_frame_and_no_byte(
     service: Service,
     client: AvatarClient,

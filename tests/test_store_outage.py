@@ -87,7 +87,7 @@ async def says_no(host: Host) -> float:
     ("how", "empty", "named"),
     [
         pytest.param("stopped", False, "does not answer", marks=pytest.mark.slow),
-        ("stopped", True, "does not answer"),
+        pytest.param("stopped", True, "does not answer", marks=pytest.mark.slow),
         ("hung", False, "does not answer"),
         pytest.param("slow", False, "does not answer", marks=pytest.mark.slow),
         ("memory", False, "maxmemory"),

@@ -34,6 +34,8 @@ class Replica:
     id: str
     deployment: str
     calls: Drainable
+    pid: int | None = None
+    """Of its process, on its own machine."""
 
 
 async def drain(
@@ -77,7 +79,9 @@ def running_replicas(application: str) -> list[Replica]:
             handle = serve.get_deployment_handle(name, application)
             running = [r for r in deployment["replicas"] if r["state"] == "RUNNING"]
             running.sort(key=lambda r: r["start_time_s"])
-            replicas += [Replica(r["replica_id"], name, _Remote(handle, r["replica_id"])) for r in running]
+            replicas += [
+                Replica(r["replica_id"], name, _Remote(handle, r["replica_id"]), r.get("pid")) for r in running
+            ]
     return replicas
 
 

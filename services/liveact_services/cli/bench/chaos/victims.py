@@ -119,6 +119,22 @@ def _field(deployment: str) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in deployment).lstrip("_")
 
 
+async def _busiest(name: str, found: list[psutil.Process]) -> psutil.Process:
+    """The one that holds most sessions, as far as can be asked; otherwise the oldest."""
+    from liveact_services.placement.draining import STATEFUL, running_replicas
+    from liveact_services.service import APPLICATION
+
+    held: dict[int | None, int] = {}
+    # Serve's controller may be away, or the replica itself.
+    with suppress(Exception):
+        if name in STATEFUL and len(found) > 1:
+            async with asyncio.timeout(ANSWER_S):
+                for replica in await asyncio.to_thread(running_replicas, APPLICATION):
+                    if replica.deployment == name:
+                        held[replica.pid] = len(await replica.calls.sessions())
+    return max(found, key=lambda process: held.get(process.pid, 0))
+
+
 class Striker:
     """Ends one part of the service after the other."""
 
@@ -135,8 +151,7 @@ class Striker:
         found = (await asyncio.to_thread(processes))[name]
         if not found:
             return ""
-        # The oldest hold the sessions; Gateways hold them evenly.
-        victim = self._draw.choice(found) if name == "Gateway" else found[0]
+        victim = self._draw.choice(found) if name == "Gateway" else await _busiest(name, found)
         if kind in HUNG:
             return self._stop(victim, name)
         victim.kill()
