@@ -320,7 +320,8 @@ async def test_an_earlier_attempt_is_sent_away_by_a_replica_that_forgot_the_sess
         assert await at.sessions() == []
 
 
-@pytest.mark.parametrize("codec", [Codec.RGB, pytest.param(Codec.JPEG, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
 async def test_replicas_that_are_left_change_no_byte_of_any_frame(
     cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec
 ) -> None:

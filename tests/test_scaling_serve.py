@@ -96,6 +96,7 @@ async def until(what: Callable[[], Awaitable[bool]], within_s: float) -> None:
         await asyncio.sleep(0.5)
 
 
+@pytest.mark.slow
 async def test_a_drained_replica_gets_no_new_session_and_goes_when_it_is_empty(service: Service) -> None:
     async with fleet("drained", num_replicas=2) as at:
         first, second = await at.ids()

@@ -90,7 +90,7 @@ async def says_no(host: Host) -> float:
         pytest.param("stopped", True, "does not answer", marks=pytest.mark.slow),
         ("hung", False, "does not answer"),
         pytest.param("slow", False, "does not answer", marks=pytest.mark.slow),
-        ("memory", False, "maxmemory"),
+        pytest.param("memory", False, "maxmemory", marks=pytest.mark.slow),
         ("disk", False, "AOF file: No space left on device"),
     ],
     ids=["stopped", "stopped and empty", "hung", "slow", "memory full", "disk full"],
