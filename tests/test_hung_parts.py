@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import grpc
@@ -16,15 +17,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hanging_stages
-from conftest import Service
-from failover_fixtures import Watched, pids, reaches, record, until_replicas, watch
+from conftest import Service, serving
+from failover_fixtures import Watched, configs, pids, reaches, record, undisturbed, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services import graph
 from liveact_services.client import AvatarClient
 from liveact_services.config import load_config
-from liveact_services.service import start_service
-from test_failover import configs
 from test_service import perform, session, speech
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -44,15 +43,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "VaeDecoder", hanging_stages.VaeDecoder)
-        running = start_service(config)
-    yield Service(running.address, running, config, 0.0)
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
+        with serving(config) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +56,7 @@ def voices() -> tuple[np.ndarray, np.ndarray]:
 async def expected(
     client: AvatarClient, portrait: bytes, voices: tuple[np.ndarray, np.ndarray]
 ) -> tuple[Watched, Watched]:
-    """What both sessions give undisturbed, at the fastest pacing."""
-    asked = configs(portrait)
-    for config in asked:
-        config.pacing = pb.PACING_FASTEST
-    first, second = [await watch(client, config, voice) for config, voice in zip(asked, voices, strict=True)]
-    return first, second
+    return await undisturbed(client, portrait, voices)
 
 
 class Pair:
@@ -109,6 +96,17 @@ class Pair:
             np.testing.assert_array_equal(got.sound(), wanted.sound())
 
 
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """The process is stopped, and goes on after that if it is still there."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
 async def until_gone(pid: int, within_s: float) -> float:
     """Seconds until the process was there no more."""
     began = time.monotonic()
@@ -135,8 +133,7 @@ async def test_sessions_of_a_replica_that_stands_still_go_on_elsewhere_with_equa
     records = [await record(service, heard.name) for heard in pair.heard.values()]
     (stopped,) = {r.denoiser if deployment == "Denoiser" else r.decoder for r in records}
     pid = pids(deployment)[stopped]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(pid):
         await pair.moved()
         if wakes:
             os.kill(pid, signal.SIGCONT)
@@ -144,9 +141,6 @@ async def test_sessions_of_a_replica_that_stands_still_go_on_elsewhere_with_equa
         if not wakes:
             took = await until_gone(pid, 90)
             print(f"{deployment} stopped: gone {took:.1f} s after the sessions had ended")
-    finally:
-        if psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGCONT)
     for heard in pair.heard.values():
         (moved,) = heard.migrations()
         now = await record(service, heard.name)
@@ -166,17 +160,13 @@ async def test_an_audio_encoder_that_stands_still_is_replaced_while_its_sessions
     pair = Pair(client, portrait, voices)
     await pair.start()
     ((stopped, pid),) = pids("AudioEncoder").items()
-    os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
-    try:
+    with standing_still(pid):
         await pair.end_as(expected)
         print(f"AudioEncoder stopped: the streams ended {time.monotonic() - began:.1f} s later")
         await until_replicas("AudioEncoder", 1, service)
         assert stopped not in pids("AudioEncoder")
         await until_gone(pid, 60)
-    finally:
-        if psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_replica_whose_computing_never_returns_is_replaced_and_its_sessions_go_on(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-
-import pytest
 
 from conftest import Service, pcm16
 from failover_fixtures import Watched, record, watch
@@ -16,12 +13,6 @@ from liveact_services.placement.draining import drain, running_replicas
 from liveact_services.service import APPLICATION
 from liveact_services.sessions import SessionRecord
 from test_service import RATE, session, speech
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
 
 
 async def placed(service: Service, name: str, elsewhere_than: tuple[str, str]) -> SessionRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,12 @@ import av
 import psutil
 import pytest
 
-from conftest import Service
+from conftest import Service, serving
 from failover_fixtures import pids
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services.client import AvatarClient, decode_frames
 from liveact_services.config import load_config
-from liveact_services.service import start_service
 from test_service import Heard, say, session, speech
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -34,15 +33,8 @@ STAGES = ("AudioEncoder", "Denoiser", "VaeDecoder")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     config = load_config(port=0, http_port=0, data_dir=tmp_path_factory.mktemp("loop"), checkpoint="untrained")
-    running = start_service(config)
-    yield Service(running.address, running, config, 0.0)
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
+    with serving(config) as service:
+        yield service
 
 
 @dataclass

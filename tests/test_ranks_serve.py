@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from conftest import Service, pcm16
+from conftest import Service, pcm16, serving
 from failover_fixtures import Watched, pids, reaches, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.checkpoint import open_checkpoint
@@ -24,7 +24,6 @@ from liveact_models.timeline import block_frames
 from liveact_models.voice import Voice, decode_pcm
 from liveact_services.client import AvatarClient
 from liveact_services.config import load_config
-from liveact_services.service import start_service
 from test_service import RATE, session, speech
 
 pytestmark = pytest.mark.slow
@@ -41,11 +40,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         port=0, http_port=0, data_dir=tmp_path_factory.mktemp("ranks"), 
                 denoiser={"ranks": 2, "rank_timeout_s": RANK_TIMEOUT_S}, sessions={"max_utilisation": 1000},
     )  # fmt: skip
-    began = time.monotonic()
-    running = start_service(config)
-    print(f"service with a Denoiser of two ranks up in {time.monotonic() - began:.1f} s")
-    yield Service(running.address, running, config, time.monotonic() - began)
-    running.stop()
+    with serving(config) as service:
+        print(f"service with a Denoiser of two ranks up in {service.startup_s:.1f} s")
+        yield service
 
 
 def rank_pids() -> dict[int, int]:

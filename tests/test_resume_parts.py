@@ -7,14 +7,14 @@ from grpc import StatusCode
 
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import RequestsForgotten
-from liveact_services.client.journal import Journal
 from liveact_services.client.progress import Acks, Progress
+from liveact_services.client.request_log import RequestLog
 from liveact_services.client.resuming import is_final
 from liveact_services.errors import ClientError
 
 
 def test_only_what_was_sent_is_ever_dropped() -> None:
-    journal = Journal(keep_bytes=1_000)
+    journal = RequestLog(keep_bytes=1_000)
     for n in range(10):
         assert journal.append(pb.StreamAvatarRequest(audio=pb.AudioChunk(data=bytes(200), sequence=n))) == n
     assert journal.kept_bytes == journal.unsent_bytes > 4_000
@@ -30,7 +30,7 @@ def test_only_what_was_sent_is_ever_dropped() -> None:
         journal.rewind(11)
 
 
-def _sequence(journal: Journal) -> int:
+def _sequence(journal: RequestLog) -> int:
     request = journal.next()
     assert request is not None
     journal.advance()

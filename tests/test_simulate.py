@@ -20,7 +20,8 @@ from liveact_services.simulate.machines import Hardware, Machines
 from liveact_services.simulate.oracle import fewest_replica_seconds
 from liveact_services.simulate.report import Tally
 from liveact_services.simulate.scenario import Scenario
-from liveact_services.simulate.simulation import Service, Simulation
+from liveact_services.simulate.service import Service
+from liveact_services.simulate.simulation import Simulation
 from liveact_services.simulate.workload import DAY_S, Demand, Workload, draw
 
 RELIABLE = Hardware(loss_mean_s=1e12, spot_share=0)

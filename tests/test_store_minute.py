@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,13 +14,12 @@ from functools import partial
 import psutil
 import pytest
 
-from conftest import Service
+from conftest import Service, serving
 from failover_fixtures import Watched, record, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import AvatarClient
 from liveact_services.config import load_config
 from liveact_services.errors import ClientError
-from liveact_services.service import start_service
 from liveact_services.sessions import Database, SessionState
 from liveact_services.sessions.keys import SessionKeys
 from test_service import perform, session, speech
@@ -37,15 +36,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         port=0, http_port=0, data_dir=tmp_path_factory.mktemp("minute"), checkpoint="untrained",
         sessions={"max_sessions": 4, "max_utilisation": 1000},
     )  # fmt: skip
-    running = start_service(config)
-    yield Service(running.address, running, config, 0.0)
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
+    with serving(config) as service:
+        yield service
 
 
 @dataclass

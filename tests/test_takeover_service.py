@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import numpy as np
 import pytest
 
-from conftest import Service, pcm16
+from conftest import Service, pcm16, serving
 from failover_fixtures import Watched, kill, record, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
 from liveact_services.client import AvatarClient, AvatarStream
 from liveact_services.config import load_config
 from liveact_services.errors import ClientError
-from liveact_services.service import start_service
 from test_service import session, speech
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,10 +34,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         port=0, http_port=0, data_dir=tmp_path_factory.mktemp("pair"), checkpoint="untrained",
         gateway={"replicas": 2}, sessions={"max_utilisation": 1000, "detached_timeout_s": 120},
     )  # fmt: skip
-    began = time.monotonic()
-    running = start_service(config)
-    yield Service(running.address, running, config, time.monotonic() - began)
-    running.stop()
+    with serving(config) as service:
+        yield service
 
 
 class Talker:

@@ -20,7 +20,7 @@ class BlockOrder:
     def __init__(self, next_block: int = 0, attempt: int = 0) -> None:
         self.last_used = time.monotonic()
         """When somebody asked for the session."""
-        self.holder: object | None = None
+        self.held_by: object | None = None
         """The call that holds the session here."""
         self.next_block = next_block
         self._attempt = attempt

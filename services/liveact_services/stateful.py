@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from liveact_services.block_order import BlockOrder
+from liveact_services.fencing import Fence
 from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
+from liveact_services.vault.exporter import Exported, Exporter, Snapshot, put_into
 
 if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+    from liveact_services.conductor.parts import Part
     from liveact_services.config import ServiceConfig, StageConfig
 
 UNASKED_S = 90.0
@@ -98,12 +103,19 @@ K = TypeVar("K", bound=Kept)
 
 
 class StatefulReplica(Replica, Stateful, Generic[K]):
-    """Base of Denoiser and VaeDecoder: `self._sessions` is what they hold, by session."""
+    """Base of Denoiser and VaeDecoder: `self._sessions` is what they hold, by session.
 
-    def __init__(self, config: ServiceConfig, stage: StageConfig, capacity: int) -> None:
+    `self._exporter` brings its part of their values to the Vault, `self._fence` keeps earlier owners of theirs out.
+    """
+
+    def __init__(
+        self, config: ServiceConfig, stage: StageConfig, capacity: int, part: Part, vault: DeploymentHandle | None
+    ) -> None:
         Replica.__init__(self, config, stage)
         Stateful.__init__(self, capacity)
         self._sessions: dict[str, K] = {}
+        self._exporter = Exporter(put_into(vault, part), config.sessions.export_blocks)
+        self._fence = Fence()
 
     def held(self) -> int:
         """How many sessions are here."""
@@ -124,11 +136,36 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
         not end the calls of a caller that has died. Raises `ReplicaGone` for a session not held here.
         """
         order = self._held(session).order
-        mine = order.holder = object()
+        mine = order.held_by = object()
         yield None
-        while order.holder is mine and time.monotonic() - order.last_used < UNASKED_S:
+        while order.held_by is mine and time.monotonic() - order.last_used < UNASKED_S:
             if await order.closed(LOOK_S):
                 return
+
+    async def protect(self, session: str, attempt: int) -> None:
+        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
+        self._fence.enter(session, attempt)
+        held = self._held(session)
+        self._exporter.want(session)
+        if not held.order.busy:
+            self._offer(session, held, held.order.next_block, attempt)
+
+    async def exported(self) -> Exported:
+        """What was sent to the Vault from here so far."""
+        return self._exporter.exported
+
+    def _offer(self, session: str, held: K, block: int, attempt: int) -> None:
+        """The session stands before `block`, where its value may be exported."""
+        self._exporter.offer(session, block, lambda: self._snapshot(held), attempt)
+
+    def _snapshot(self, held: K) -> Snapshot:
+        """The session's part as it is at this block boundary."""
+        raise NotImplementedError
+
+    def _abandoned(self) -> list[str]:
+        """The sessions whose Gateway has died and for which no other has come."""
+        oldest = time.monotonic() - self.config.sessions.longest_rest_s
+        return [session for session, held in self._sessions.items() if held.order.last_used < oldest]
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""

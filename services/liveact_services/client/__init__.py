@@ -3,9 +3,9 @@
 from liveact_services.client.client import AvatarClient
 from liveact_services.client.conversation import Conversation
 from liveact_services.client.decoder import MediaError
-from liveact_services.client.journal import RequestsForgotten
 from liveact_services.client.recorder import FramePipe, Mp4Recorder, decode_frames
 from liveact_services.client.report import StreamReport
+from liveact_services.client.request_log import RequestsForgotten
 from liveact_services.client.resuming import Outage, ResumeFailed, ResumePolicy
 from liveact_services.client.session import AvatarSession
 from liveact_services.client.speak import Sink, speak

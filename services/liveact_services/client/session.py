@@ -14,8 +14,8 @@ import grpc
 
 from liveact.v1 import avatar_pb2 as pb2
 from liveact_services.client.conversation import Conversation, Payload
-from liveact_services.client.journal import ACTING, Journal
 from liveact_services.client.progress import Acks, Progress
+from liveact_services.client.request_log import ACTING, RequestLog
 from liveact_services.client.resuming import Outage, ResumeFailed, ResumePolicy, is_final
 from liveact_services.client.stream import AvatarStream
 from liveact_services.errors import REASONS, ClientError
@@ -61,7 +61,7 @@ class AvatarSession(Conversation):
         self._running: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         # What goes out.
-        self._journal = Journal(policy.keep_bytes)
+        self._log = RequestLog(policy.keep_bytes)
         self._acks = Acks()
         self._close_at: int | None = None
         """`close` follows the requests before this number."""
@@ -132,21 +132,21 @@ class AvatarSession(Conversation):
                 self._acks.shown(request.ack.next_frame)
                 self._wake()
             case "close":
-                self._close_at = self._journal.end
+                self._close_at = self._log.end
                 self._wake()
                 await self._until(lambda: self._close_sent or self._call is None)
             case kind if kind in ACTING:
-                number = self._journal.append(request)
+                number = self._log.append(request)
                 self._wake()
-                await self._until(lambda: self._journal.sent > number or self._may_wait)
-                if self._journal.sent <= number:
+                await self._until(lambda: self._log.sent > number or self._may_wait)
+                if self._log.sent <= number:
                     self._raise_if_over()
             case kind:
                 raise ValueError(f"{kind or 'an empty request'}: a session sends {', '.join(ACTING)}, ack and close")
 
     @property
     def _may_wait(self) -> bool:
-        return self._call is None and self._journal.unsent_bytes <= self._policy.queue_bytes
+        return self._call is None and self._log.unsent_bytes <= self._policy.queue_bytes
 
     def _raise_if_over(self) -> None:
         if self._over:
@@ -164,12 +164,12 @@ class AvatarSession(Conversation):
                 if (shown := self._acks.due()) is not None:
                     await call.ack(shown)
                     self._acks.sent(shown)
-                elif self._close_at is not None and not self._close_sent and self._journal.sent >= self._close_at:
+                elif self._close_at is not None and not self._close_sent and self._log.sent >= self._close_at:
                     await call.close()
                     self._close_sent = True
-                elif (request := self._journal.next()) is not None:
+                elif (request := self._log.next()) is not None:
                     await call.send(request)
-                    self._journal.advance()
+                    self._log.advance()
                 else:
                     await self._change()
                     continue
@@ -199,7 +199,7 @@ class AvatarSession(Conversation):
             self._last_words = payload
             return
         if isinstance(payload, pb2.AudioSpan):
-            self._journal.forget(payload.next_request)
+            self._log.forget(payload.next_request)
         fresh = self._progress.fresh(payload)
         if fresh is None:
             return
@@ -288,7 +288,7 @@ class AvatarSession(Conversation):
         except TimeoutError:
             raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {patience_s:.0f} s") from None
         try:
-            self._journal.rewind(call.session.next_request)
+            self._log.rewind(call.session.next_request)
         except ClientError:
             await call.hang_up()
             raise

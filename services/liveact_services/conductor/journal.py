@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +24,7 @@ from liveact_services.conductor.points import (
     pack_portrait,
 )
 from liveact_services.errors import ServiceError
+from liveact_services.independent import independent
 
 WAIT_S = 2.0
 """How long a block's first frame waits for its page. A Vault that takes longer costs protection, and once this time."""
@@ -156,8 +156,7 @@ class Journal:
     def _write(self, *names: str) -> None:
         self._unwritten.update(names)
         if self._taken is None and (self._writer is None or self._writer.done()):
-            # Of a context of its own: it belongs to the session and not to whatever call it began in.
-            self._writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
+            self._writer = independent(self._write_all())
 
     async def _write_all(self) -> None:
         asked, pause_s = False, RETRY_S

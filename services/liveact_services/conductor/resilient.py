@@ -8,7 +8,6 @@ once, with the bytes it would have had.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import dataclasses
 import logging
 import time
@@ -23,6 +22,7 @@ from liveact_services.conductor.parts import ExportRefused, Graph, Latents, Move
 from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
 from liveact_services.errors import fail
+from liveact_services.independent import independent
 from liveact_services.placement.pins import ASK_AGAIN_S
 
 RETRY_S, MAX_RETRY_S = 0.25, 2.0
@@ -375,8 +375,7 @@ class ResilientStages:
             raise fail("SESSION_LOST", text, retry_after_s=ASK_AGAIN_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        # Of a context of its own: it belongs to the session and not to whatever call it began in.
-        task = asyncio.create_task(work, context=contextvars.Context())
+        task = independent(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -17,11 +17,10 @@ from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, RankGroup
 from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
-from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
-from liveact_services.vault.exporter import Exported, Exporter, put_into
+from liveact_services.vault.exporter import Snapshot
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -43,15 +42,13 @@ class Denoiser(StatefulReplica[_Held]):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
+        limits = config.sessions
+        super().__init__(config, config.denoisers[pool], limits.max_sessions, Part.DENOISER, vault)
         self._ranks: RankGroup = start_ranks(self, config.denoisers[pool])
         self._turns = Turns(self._ranks, self.compute)
-        limits = config.sessions
         self._admission = Admission(
             limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
         )  # fmt: skip
-        self._exporter = Exporter(put_into(vault, Part.DENOISER), limits.export_blocks)
-        self._fence = Fence()
 
     async def open(
         self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray, attempt: int = 0
@@ -107,7 +104,7 @@ class Denoiser(StatefulReplica[_Held]):
         held, asked = self._held(session), time.monotonic()
         block = await self.settle(session, attempt)
         finishing_s = time.monotonic() - asked
-        saved = await self._exporter.deliver(session, block, self._ranks.snapshot(session), attempt)
+        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt)
         held.left = True
         return Boundary(block, saved, finishing_s)
 
@@ -133,20 +130,8 @@ class Denoiser(StatefulReplica[_Held]):
         async with held.order.turn(block, attempt):
             held.left = False
             denoised = await self._turns.denoise(held.spec, block, features, text, due)
-            self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session), attempt)
+            self._offer(session, held, block + 1, attempt)
             return denoised
-
-    async def protect(self, session: str, attempt: int) -> None:
-        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
-        self._fence.enter(session, attempt)
-        order = self._held(session).order
-        self._exporter.want(session)
-        if not order.busy:
-            self._exporter.offer(session, order.next_block, lambda: self._ranks.snapshot(session), attempt)
-
-    async def exported(self) -> Exported:
-        """What was sent to the Vault from here so far."""
-        return self._exporter.exported
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
@@ -199,8 +184,10 @@ class Denoiser(StatefulReplica[_Held]):
             await self.compute.run(self._ranks.close, spec.session)
             raise
 
+    def _snapshot(self, held: _Held) -> Snapshot:
+        return self._ranks.snapshot(held.spec.session)
+
     async def _sweep(self) -> None:
         """Drop the sessions whose Gateway has died."""
-        oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        for session in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
+        for session in self._abandoned():
             await self.close(session)

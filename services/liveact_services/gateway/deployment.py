@@ -121,7 +121,7 @@ class Gateway:
     async def _stream(
         self, stream: AsyncIterator[pb.StreamAvatarRequest], caller: Caller
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
-        config = await self._first(stream)
+        config = await requests.first_config(stream, self._config.sessions.config_timeout_s)
         if config.HasField("resume"):
             live, number = await self._resume(config.resume, caller)
             token = config.resume.token
@@ -136,18 +136,6 @@ class Gateway:
         finally:
             reader.cancel()
             live.detach(number)
-
-    async def _first(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> pb.SessionConfig:
-        limit = self._config.sessions.config_timeout_s
-        try:
-            first = await asyncio.wait_for(anext(stream), limit)
-        except TimeoutError:
-            raise fail("CONFIG_TIMEOUT", f"no config came within {limit:.0f} s") from None
-        except StopAsyncIteration:
-            raise fail("CONFIG_MISSING", "the stream ended before its config") from None
-        if not first.HasField("config"):
-            raise fail("CONFIG_MISSING", f"the first message is {first.WhichOneof('payload') or 'empty'}, not config")
-        return first.config
 
     async def _read(self, stream: AsyncIterator[pb.StreamAvatarRequest], live: LiveSession, number: int) -> None:
         closed = lost = False

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
@@ -28,6 +26,7 @@ from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.messages import responses
 from liveact_services.gateway.outbox import Outbox
 from liveact_services.gateway.requests import VoiceFormat
+from liveact_services.independent import independent
 from liveact_services.sessions import SessionState
 from liveact_services.tenants.access import ANYBODY, Caller, is_about_credential
 
@@ -90,8 +89,8 @@ class LiveSession:
         """Prepare the session and perform, in the background. `portrait`: float32 [3, H, W] in [-1, 1]."""
         if self.journal is not None:
             self.journal.open(Opening(self.spec, dataclasses.asdict(self._voice)), portrait)
-        self._performance = _independent(self._perform(portrait))
-        self._timers = _independent(self._watch())
+        self._performance = independent(self._perform(portrait))
+        self._timers = independent(self._watch())
 
     def go_on(self, frame: int, since: float) -> None:
         """Perform a session that another Gateway began: its Conductor and stages stand where that one's did.
@@ -100,8 +99,8 @@ class LiveSession:
         """
         self._outbox = Outbox(frame)
         self._ready, self._taken_over_at = True, since
-        self._performance = _independent(self._perform(None))
-        self._timers = _independent(self._watch())
+        self._performance = independent(self._perform(None))
+        self._timers = independent(self._watch())
 
     def attach(self, caller: Caller = ANYBODY) -> int:
         """A caller's stream takes the session; gives its number. A stream that had it finds itself taken over."""
@@ -293,17 +292,17 @@ class LiveSession:
             return
         stall_s, self._taken_over_at = time.monotonic() - self._taken_over_at, None
         frame = self.conductor.delivered_frames
-        text = f"another gateway took over after {stall_s:.2f} s"
-        at, block = frame / self.spec.fps, block_of_frame(frame)
-        self._emit(Event(Happening.MIGRATED, at, block=block, stall_s=stall_s, message=text))
+        self._migrated("another gateway", block_of_frame(frame), frame, stall_s)
 
     def _moved(self, moved: Moved) -> None:
         """The session goes on elsewhere: the record says where, and the client how long that took."""
         self.ledger.placed(self._stages)
         moved = self.conductor.as_shown(moved)
-        text = f"another {' and another '.join(moved.parts)} took over after {moved.stall_s:.2f} s"
-        at = moved.frame / self.spec.fps
-        self._emit(Event(Happening.MIGRATED, at, block=moved.block, stall_s=moved.stall_s, message=text))
+        self._migrated(f"another {' and another '.join(moved.parts)}", moved.block, moved.frame, moved.stall_s)
+
+    def _migrated(self, who: str, block: int, frame: int, stall_s: float) -> None:
+        text, at = f"{who} took over after {stall_s:.2f} s", frame / self.spec.fps
+        self._emit(Event(Happening.MIGRATED, at, block=block, stall_s=stall_s, message=text))
 
     async def _watch(self) -> None:
         """The session's timers."""
@@ -358,7 +357,7 @@ class LiveSession:
         else:
             self._outbox.fail(error)
         taken = error is not None and error.reason == "SESSION_TAKEN_OVER"
-        self._end = _independent(self._leave() if taken else self._wind_up(state))
+        self._end = independent(self._leave() if taken else self._wind_up(state))
 
     async def let_go(self) -> None:
         """The session is another Gateway's: drop it here, and leave its replicas, its journal and its record to that one."""
@@ -392,11 +391,3 @@ class LiveSession:
             await self.ledger.close(state)
         finally:
             self._ended(self)
-
-
-def _independent(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that belongs to the session and not to the request in which it begins.
-
-    Serve cancels what a cancelled request has called, and knows a call's request by its context.
-    """
-    return asyncio.create_task(work, context=contextvars.Context())

@@ -10,7 +10,7 @@ import numpy as np
 from liveact_services.simulate.oracle import fewest_replica_seconds
 
 if TYPE_CHECKING:
-    from liveact_services.simulate.simulation import Session
+    from liveact_services.simulate.service import Session
 
 HOUR_S = 3600.0
 

@@ -11,7 +11,8 @@ from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
 from liveact_services.placement.pins import Pin
 from liveact_services.simulate.machines import Hardware
-from liveact_services.simulate.simulation import Service, Simulation
+from liveact_services.simulate.service import Service
+from liveact_services.simulate.simulation import Simulation
 from liveact_services.simulate.workload import Demand, draw
 
 SESSIONS_A_REPLICA = 100

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
-from liveact_services.fencing import Fence
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
-from liveact_services.vault.exporter import Exported, Exporter, put_into
+from liveact_services.vault.exporter import Snapshot
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -37,11 +36,9 @@ class VaeDecoder(StatefulReplica[_Held]):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
+        super().__init__(config, config.vae_decoder, config.sessions.max_decoded, Part.DECODER, vault)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._fingerprint = self.model_config.fingerprint()
-        self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
-        self._fence = Fence()
         self._adopting: set[str] = set()
         """Sessions whose exports are being unpacked."""
 
@@ -95,7 +92,7 @@ class VaeDecoder(StatefulReplica[_Held]):
         # A call that was cancelled left its block half decoded.
         held.order.put_at(await self.compute.run(held.decoding.rewind))
         block, finishing_s = held.order.next_block, time.monotonic() - asked
-        saved = await self._exporter.deliver(session, block, held.decoding.snapshot(self._fingerprint), attempt)
+        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt)
         return Boundary(block, saved, finishing_s)
 
     async def decode(
@@ -121,20 +118,7 @@ class VaeDecoder(StatefulReplica[_Held]):
                 if (part := await self.compute.run(next, parts, None)) is None:
                     break
                 yield part
-            self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint), attempt)
-
-    async def protect(self, session: str, attempt: int) -> None:
-        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
-        self._fence.enter(session, attempt)
-        held = self._held(session)
-        self._exporter.want(session)
-        if not held.order.busy:
-            block = held.order.next_block
-            self._exporter.offer(session, block, lambda: held.decoding.snapshot(self._fingerprint), attempt)
-
-    async def exported(self) -> Exported:
-        """What was sent to the Vault from here so far."""
-        return self._exporter.exported
+            self._offer(session, held, block + 1, attempt)
 
     async def close(self, session: str, attempt: int | None = None) -> None:
         """Forget a session; an unknown one is no error. Raises `Superseded` after a later attempt."""
@@ -149,9 +133,11 @@ class VaeDecoder(StatefulReplica[_Held]):
         """How many sessions are here, those whose exports are being unpacked among them."""
         return len(self._sessions.keys() | self._adopting)
 
+    def _snapshot(self, held: _Held) -> Snapshot:
+        return held.decoding.snapshot(self._fingerprint)
+
     def _admit(self, session: str) -> None:
-        oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        for forgotten in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
+        for forgotten in self._abandoned():
             self._sessions.pop(forgotten).order.close()
         # One that is here already goes on here, drained or not.
         if session not in self._sessions and session not in self._adopting:

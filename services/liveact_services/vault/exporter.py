@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from liveact_services.independent import independent
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -85,9 +86,7 @@ class Exporter:
         if self._put is None or not (wanted or self.due(block)) or session in self._under_way:
             return
         self._wanted.discard(session)
-        # Of a context of its own: Serve cancels what a cancelled request has called, and knows a request by its context.
-        sending = self._send(self._put, session, block, snapshot(), attempt)
-        task = asyncio.create_task(sending, context=contextvars.Context())
+        task = independent(self._send(self._put, session, block, snapshot(), attempt))
         self._under_way[session] = task
         task.add_done_callback(lambda _: self._under_way.pop(session, None))
 
@@ -103,21 +102,23 @@ class Exporter:
             async with asyncio.timeout(DELIVERY_S):
                 if (under_way := self._under_way.get(session)) is not None:
                     await asyncio.wait({under_way})
-                export, took = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
-                kept = await self._put(session, block, export, attempt)
-                self.exported.add(export, took)
-                return kept
+                return await self._export(self._put, session, block, snapshot, attempt)
         except Exception as error:
             log.warning("not handed over before block %d: %s", block, error, extra={"session_id": session})
             return False
 
     async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> None:
         try:
-            export, took = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
-            await put(session, block, export, attempt)
-            self.exported.add(export, took)
+            await self._export(put, session, block, snapshot, attempt)
         except Exception as error:
             log.warning("no export before block %d: %s", block, error, extra={"session_id": session})
+
+    async def _export(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> bool:
+        """Serialise the value and hand it over; whether it is kept."""
+        export, took_s = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
+        kept = await put(session, block, export, attempt)
+        self.exported.add(export, took_s)
+        return kept
 
 
 def _timed(snapshot: Snapshot) -> tuple[bytes, float]:

@@ -20,7 +20,7 @@ class RequestsForgotten(ClientError):
     """The session is there, but asks for requests that the client did not keep: its state on the server was lost further back."""
 
 
-class Journal:
+class RequestLog:
     """A session's acting requests in order. A request's number is its place in the session, from 0.
 
     At most `keep_bytes` of those that were sent are kept, the newest; those that were not sent are never dropped.
