@@ -32,6 +32,9 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         "127.0.0.1",
         "--cluster-enabled",
         "yes",
+        # By default 10,000 above the port, which may be no port at all.
+        "--cluster-port",
+        str(free_port()),
         "--save",
         "",
         "--dir",

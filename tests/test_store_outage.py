@@ -16,6 +16,7 @@ from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
 from liveact_services.gateway import ledger
 from liveact_services.sessions import Database, SessionState, SessionStore, Sweeper
+from liveact_services.sessions.database import CALL_S as REAL_CALL_S
 from liveact_services.sessions.keys import SessionKeys
 from liveact_services.sessions.outage import RETRY_S
 from session_fixtures import fails, make_record
@@ -176,8 +177,10 @@ async def test_a_valkey_that_is_killed_comes_back_by_itself_and_nobody_notices(h
 
 
 async def test_many_calls_to_a_store_that_hangs_wait_together_and_later_ones_not_at_all(
-    database: Database, failing: Failing, caplog: pytest.LogCaptureFixture
+    failing: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # In earnest's time: a hundred calls at once are a burst for a small machine.
+    database = Database.connect(failing.url)
     store = SessionStore(database)
     await store.ping()
     await failing.fail("hung")
@@ -185,11 +188,11 @@ async def test_many_calls_to_a_store_that_hangs_wait_together_and_later_ones_not
     with caplog.at_level(logging.WARNING, "liveact_services.sessions.outage"):
         answers = await asyncio.gather(*(store.list(f"tenant {n}") for n in range(300)), return_exceptions=True)
         assert {getattr(answer, "reason", answer) for answer in answers} == {"STORE_UNAVAILABLE"}
-        assert time.monotonic() - began < 3 * CALL_S
+        assert time.monotonic() - began < 3 * REAL_CALL_S
         began = time.monotonic()
         for _ in range(50):
             await fails(store.list("t"), "STORE_UNAVAILABLE")
-        assert time.monotonic() - began < CALL_S, "one of them may be the one that tries"
+        assert time.monotonic() - began < REAL_CALL_S, "one of them may be the one that tries"
         await failing.recover("hung")
         await asyncio.sleep(RETRY_S)
         async with asyncio.timeout(5):
@@ -200,6 +203,7 @@ async def test_many_calls_to_a_store_that_hangs_wait_together_and_later_ones_not
                 except ServiceError:
                     await asyncio.sleep(0.05)
         await asyncio.gather(*(store.list(f"tenant {n}") for n in range(100)))
+    await database.aclose()
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2, told
     assert "does not answer" in told[0]
