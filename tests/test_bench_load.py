@@ -7,7 +7,7 @@ import json
 
 from typer.testing import CliRunner
 
-from liveact_services.cli.bench.load import LoadTable, measure
+from liveact_services.cli.bench.load.simulated import LoadTable, measure
 from liveact_services.cli.main import app
 
 
