@@ -16,6 +16,7 @@ from torch import nn
 from liveact_models import config as sizes
 from liveact_models.checkpoint import files, names
 from liveact_models.checkpoint.errors import CheckpointError
+from liveact_models.checkpoint.stored import StoredTensors, read_stored, stored_in
 from liveact_models.checkpoint.weights import assign, untrained
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _AUDIO = ("model.safetensors", "pytorch_model.bin")
 
 Module = TypeVar("Module", bound=nn.Module)
-Tensors = dict[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 
 class Checkpoint(ABC):
@@ -215,7 +216,7 @@ class OwnCheckpoint(Checkpoint):
         return self._folder / f"{name}.safetensors"
 
     def _tensors(self, name: str, module: nn.Module, device: str, dtype: torch.dtype) -> Tensors:
-        return files.read_safetensors(self._source(name), device)
+        return read_stored(self._folder, name, device)
 
 
 class ReleasedCheckpoint(Checkpoint):
@@ -258,9 +259,9 @@ class ReleasedCheckpoint(Checkpoint):
 
     def _tensors(self, name: str, module: nn.Module, device: str, dtype: torch.dtype) -> Tensors:
         if name == "transformer":
-            return files.read_shards(self._folder, _TRANSFORMER, device)
+            return read_stored(self._folder, _TRANSFORMER, device)
         path = self._source(name)
-        released = files.read_safetensors(path) if path.suffix == ".safetensors" else files.read_pth(path)
+        released = StoredTensors(stored_in(path)) if path.suffix == ".safetensors" else files.read_pth(path)
         if name == "image_encoder":
             return names.image_encoder(released, self.config.image_encoder.num_layers)
         convert = {"vae": names.vae, "text_encoder": names.text_encoder, "audio_encoder": names.audio_encoder}
