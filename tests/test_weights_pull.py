@@ -75,7 +75,9 @@ def test_what_the_loader_reads_is_fetched_and_nothing_else(hub: HubState, tmp_pa
         assert (digest.size, digest.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert "google/umt5-xxl/spiece.model" in files
     assert "chinese-wav2vec2-base/pytorch_model.bin" in files
-    assert not {"optimizer.safetensors", "xlm-roberta-large/vocab.json", "chinese-wav2vec2-base/fairseq-ckpt.pt"} & files
+    assert (
+        not {"optimizer.safetensors", "xlm-roberta-large/vocab.json", "chinese-wav2vec2-base/fairseq-ckpt.pt"} & files
+    )
     assert Manifest.read(plan.folder) == manifest
     assert manifest.complete
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +65,11 @@ def assign(
     passed_over: Collection[str] = (),
     device: str,
     dtype: torch.dtype,
-    place: Callable[[str], str] | None = None,
+    host: Collection[str] = (),
 ) -> None:
     """Give the module its tensors one by one, so that no second copy of it is in memory.
 
-    Names in `passed_over` may be there and are not read. `place` says which tensors go to another device than `device`.
+    Names in `passed_over` may be there and are not read. Those in `host` stay on the CPU.
     e4m3 tensors become `dtype`, unless the module holds e4m3 itself: then it gets them, and their scales, as stored.
 
     Raises `CheckpointError` TENSOR_MISSING, TENSOR_EXTRA or TENSOR_SHAPE naming `source`, tensor, shapes and `fix`.
@@ -82,7 +82,7 @@ def assign(
     expected = module.state_dict()
     # In the order of the files, not of the module: a disk is read from front to back.
     values = {
-        name: _value(tensors, name, expected[name].dtype, place(name) if place else device, dtype)
+        name: _value(tensors, name, expected[name].dtype, "cpu" if name in host else device, dtype)
         for name in tensors
         if name in expected
     }

@@ -217,7 +217,9 @@ class _Counted:
 
     def write(self, chunk: bytes) -> int:
         if self._stop.is_set():
-            raise HubUnavailable("HUB_FAILED", f"{self._remote.name}: given up with another file; run the command again")
+            raise HubUnavailable(
+                "HUB_FAILED", f"{self._remote.name}: given up with another file; run the command again"
+            )
         written = self._file.write(chunk)
         self._watch("fetching", self._remote.path, self._file.tell(), self._remote.size)
         return written
@@ -256,7 +258,9 @@ def _matches(file: RemoteFile, path: Path, found: Digest) -> bool:
 def _require_inside(name: str, repo: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise WeightsError("HUB_LAYOUT", f"{repo}: a file named {name!r} would lie outside the folder; accepted are none")
+        raise WeightsError(
+            "HUB_LAYOUT", f"{repo}: a file named {name!r} would lie outside the folder; accepted are none"
+        )
 
 
 @contextmanager
@@ -286,7 +290,8 @@ def explained(what: str, endpoint: str) -> Iterator[None]:
                 "HUB_REFUSED", f"{what}: refused with {status}; check HF_TOKEN, or unset it for public weights"
             ) from None
         raise HubUnavailable(
-            "HUB_FAILED", f"{what}: {endpoint} answered {status}; run the command again later, it goes on where it stopped"
+            "HUB_FAILED",
+            f"{what}: {endpoint} answered {status}; run the command again later, it goes on where it stopped",
         ) from None
     except (errors.OfflineModeIsEnabled, httpx2.TransportError) as error:
         why = " ".join(str(error).split()) or type(error).__name__
@@ -298,9 +303,12 @@ def explained(what: str, endpoint: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise WeightsError(
-                "DISK_FULL", f"{what}: the disk is full; free some and run the command again, it goes on where it stopped"
+                "DISK_FULL",
+                f"{what}: the disk is full; free some and run the command again, it goes on where it stopped",
             ) from None
         if error.errno is None:
             # The client's word for a body that ended early.
-            raise HubUnavailable("HUB_FAILED", f"{what}: {' '.join(str(error).split())}; run the command again") from None
+            raise HubUnavailable(
+                "HUB_FAILED", f"{what}: {' '.join(str(error).split())}; run the command again"
+            ) from None
         raise

@@ -70,7 +70,9 @@ class Manifest:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise WeightsError("MANIFEST_UNREADABLE", f"{path}: not JSON ({error}); delete it, and pull again") from None
+            raise WeightsError(
+                "MANIFEST_UNREADABLE", f"{path}: not JSON ({error}); delete it, and pull again"
+            ) from None
         try:
             found = values.pop("format"), values.pop("version")
             if found != (FORMAT, VERSION):
