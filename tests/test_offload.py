@@ -13,6 +13,9 @@ from liveact_models.denoiser import BlockDenoiser
 from liveact_models.offload import host_bytes, host_tensors, offload, offloaded_layers
 from liveact_models.timeline import AUDIO_REACH, block_frames
 from liveact_models.transformer import LiveActTransformer
+from liveact_services.denoiser.rank import LocalRank
+from liveact_services.denoiser.warm_up import SESSION, warm_up
+from liveact_services.placement.pins import ReplicaGone
 
 CHECKPOINT = open_checkpoint("untrained", "tiny")
 CONFIG = CHECKPOINT.config
@@ -107,3 +110,10 @@ def test_only_matrices_leave_the_device() -> None:
     names = host_tensors(CHECKPOINT.load_transformer(), 3)
     assert len(names) == 3 * 15
     assert all(name.endswith(".weight") and "memory_proj" not in name and "norm" not in name for name in names)
+
+
+def test_a_denoiser_warms_up_on_blocks_of_a_session_that_it_forgets() -> None:
+    rank = LocalRank(CHECKPOINT, CONFIG.sampling, torch.device("cpu"), torch.float32, offload_blocks=4)
+    assert warm_up(rank, CONFIG) > 0
+    with pytest.raises(ReplicaGone):
+        rank.position(SESSION)

@@ -20,6 +20,7 @@ from liveact_models.checkpoint import CheckpointError, open_checkpoint
 from liveact_models.checkpoint.fp8 import FP8, dequantise, quantise
 from liveact_models.checkpoint.inspect import empty_module, inspect
 from liveact_models.checkpoint.layouts import shipped_folder
+from liveact_models.transformer import LiveActTransformer
 from liveact_models.weights import WeightsError
 from liveact_models.weights.convert import STATE, convert_fp8, quantised_names
 from liveact_models.weights.manifest import Manifest
@@ -49,10 +50,10 @@ def shards(folder: Path) -> list[Path]:
 def test_eight_bits_keep_three_binary_digits_of_every_value(shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 3, shape[0])[:, None]
     matrix, scale = quantise(weight)
-    assert (matrix.dtype, scale.dtype, scale.shape) == (FP8, torch.float32, (shape[0],))
+    assert (matrix.dtype, scale.dtype, scale.shape) == (FP8, torch.float32, (shape[0], 1))
     error = (dequantise(matrix, scale, torch.float32) - weight).abs()
     # Half a step of four significant bits, or of the smallest value of a row's range.
-    assert (error <= torch.maximum(weight.abs() / 16, scale[:, None] * 2**-10)).all()
+    assert (error <= torch.maximum(weight.abs() / 16, scale * 2**-10)).all()
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -94,31 +95,48 @@ def test_what_was_converted_loads_as_what_it_stands_for(source: Path, converted:
     assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.bfloat16}
 
 
-def test_a_module_that_computes_in_eight_bits_gets_them_as_stored(converted: Path) -> None:
-    from liveact_models.checkpoint.weights import assign
+class Linear8(torch.nn.Module):
+    """A map that holds eight bits, as those do that compute with them."""
 
-    class Linear8(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("weight", torch.empty(512, 192, dtype=FP8))
-            self.register_buffer("weight_scale", torch.empty(512))
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.dtype = linear.weight.dtype
+        self.register_buffer("weight", linear.weight.detach().to(FP8))
+        self.register_buffer("weight_scale", linear.weight.detach()[:, :1].float())
+        self.bias = linear.bias
 
-    class Part(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.matrix = Linear8()
 
-    stored = {}
-    for shard in shards(converted):
-        held = load_file(shard)
-        stored |= {
-            f"matrix.{n.rpartition('.')[2]}": t for n, t in held.items() if n.startswith("blocks.2.ffn.0.weight")
-        }
-    with torch.device("meta"):
-        part = Part()
-    assign(part, stored, source="here", fix="", device="cpu", dtype=torch.bfloat16)
-    assert torch.equal(part.matrix.weight.view(torch.uint8), stored["matrix.weight"].view(torch.uint8))
-    assert part.matrix.weight_scale.dtype == torch.float32
+@pytest.mark.parametrize("stored_as", ["fp16", "fp8"])
+def test_a_map_that_holds_eight_bits_gets_them_as_stored_or_made_of_what_is(
+    source: Path, converted: Path, stored_as: str
+) -> None:
+    def prepare(transformer: LiveActTransformer) -> None:
+        for layer in transformer.layers:
+            layer.ffn[0] = Linear8(layer.ffn[0])
+
+    folder = converted if stored_as == "fp8" else source
+    loaded = open_checkpoint(folder).load_transformer(dtype=torch.bfloat16, prepare=prepare)
+    stored = load_file(source / "transformer.safetensors")
+    for index, layer in enumerate(loaded.layers):
+        matrix, scale = quantise(stored[f"blocks.{index}.ffn.0.weight"])
+        assert torch.equal(layer.ffn[0].weight.view(torch.uint8), matrix.view(torch.uint8))
+        assert torch.equal(layer.ffn[0].weight_scale, scale)
+        assert (layer.ffn[0].dtype, layer.ffn[2].weight.dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+def test_matrices_that_a_calibration_keeps_are_left_as_they_are(source: Path, tmp_path: Path) -> None:
+    copy, out = Path(shutil.copytree(source, tmp_path / "copy")), tmp_path / "fp8"
+    (copy / "fp8.json").write_text(json.dumps({"kept": ["blocks.0.ffn.2", "blocks.5.self_attn.q"]}))
+    convert_fp8(copy, out, "tiny")
+    (shard,) = shards(out)
+    stored = load_file(shard)
+    whole = {name for name, tensor in stored.items() if name.endswith("ffn.2.weight") and tensor.dtype != FP8}
+    assert whole == {"blocks.0.ffn.2.weight"}
+    assert "blocks.5.self_attn.q.weight_scale" not in stored
+    assert (out / "fp8.json").is_file()
+    (copy / "fp8.json").write_text("{}")
+    with pytest.raises(WeightsError, match="kept"):
+        convert_fp8(copy, tmp_path / "other", "tiny")
 
 
 def test_the_converted_folder_is_whole_and_says_what_it_is(source: Path, converted: Path) -> None:

@@ -156,7 +156,7 @@ class _FetchedOnUse:
 
     def __init__(self, linear: nn.Module, device: torch.device) -> None:
         self._device = device
-        self._host = {name: _to_host(t, device.type == "cuda") for name, t in _named(linear) if t.dim() == 2}
+        self._host = {name: _to_host(t, device.type == "cuda") for name, t in _named(linear) if _is_matrix(t)}
         self._put_back(linear)
         linear.register_forward_pre_hook(lambda module, args: self._bring(module))
         linear.register_forward_hook(lambda module, args, output: self._put_back(module))
@@ -171,7 +171,12 @@ class _FetchedOnUse:
 
 
 def _matrices(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in _named(layer) if tensor.dim() == 2}
+    return {name: tensor for name, tensor in _named(layer) if _is_matrix(tensor)}
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Scales of eight-bit matrices are [out, 1], and stay."""
+    return tensor.dim() == 2 and tensor.shape[1] > 1
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, Tensor]]:

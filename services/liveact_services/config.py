@@ -256,7 +256,7 @@ class ServiceConfig(BaseSettings):
             if stage.offload_blocks and not 3 <= stage.offload_blocks <= layers:
                 name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
                 raise ValueError(
-                    f"{name}.offload_blocks {stage.offload_blocks}: accepted for preset {self.preset} are 0 (none) and 3 to {layers}"
+                    f"{name}.offload_blocks {stage.offload_blocks}: accepted for {self.preset} are 0 (none) and 3 to {layers}"
                 )
         return self
 

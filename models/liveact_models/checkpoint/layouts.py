@@ -69,19 +69,29 @@ class Checkpoint(ABC):
         self.config = dataclasses.replace(self.config, vae_decoder=found)
 
     def load_transformer(
-        self, *, device: str = "cpu", dtype: torch.dtype = torch.float32, offload_blocks: int = 0
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offload_blocks: int = 0,
+        prepare: Callable[[LiveActTransformer], object] | None = None,
     ) -> LiveActTransformer:
-        """The transformer; `offload_blocks` of its layers in host memory (`liveact_models.offload`, whose errors it raises)."""
+        """The transformer, `offload_blocks` of its layers in host memory (`liveact_models.offload`, whose errors it raises).
+
+        `prepare` changes it while it has no storage yet, in `dtype`: maps that hold e4m3 then get their matrices one by one, as
+        stored or made of what is stored, and never lie on the device in a larger type.
+        """
         from liveact_models.offload import host_tensors, offload
         from liveact_models.transformer.model import LiveActTransformer
 
         def build() -> LiveActTransformer:
-            return LiveActTransformer(self.config.transformer)
+            transformer = LiveActTransformer(self.config.transformer)
+            if prepare is not None:
+                prepare(transformer.to(dtype))
+            return transformer
 
-        if not offload_blocks:
-            return self._load("transformer", build, device, dtype)
         with torch.device("meta"):
-            host = host_tensors(build(), offload_blocks)
+            host = host_tensors(build(), offload_blocks) if offload_blocks else set()
         transformer = self._load("transformer", build, device, dtype, host=host)
         offload(transformer, offload_blocks, torch.device(device))
         return transformer

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from liveact_models.checkpoint.errors import CheckpointError
-from liveact_models.checkpoint.fp8 import FP8, SCALE, dequantise
+from liveact_models.checkpoint.fp8 import FP8, SCALE, dequantise, quantise
 from liveact_models.checkpoint.stored import dtype_of, shape_of
 
 
@@ -35,25 +35,24 @@ class Misfit:
 
 
 def misfits(module: nn.Module, tensors: Mapping[str, torch.Tensor], passed_over: Collection[str] = ()) -> list[Misfit]:
-    """How the tensors' names and shapes differ from the module's; the scales of e4m3 tensors belong to those."""
+    """How the tensors' names and shapes differ from the module's; the scales of e4m3 tensors belong to those.
+
+    Where the module holds e4m3 and the file does not, scales are made while loading and are not missed.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    eight_bits = {name for name in tensors if dtype_of(tensors, name) == FP8}
+    for name in eight_bits & set(expected):
+        expected[name + SCALE] = (expected[name][0], 1)
     wrong = []
     for name, shape in expected.items():
+        base = name.removesuffix(SCALE)
         if name not in tensors:
-            wrong.append(Misfit("TENSOR_MISSING", name, shape, None))
+            if base == name or base not in tensors or base in eight_bits:
+                wrong.append(Misfit("TENSOR_MISSING", name, shape, None))
         elif (found := shape_of(tensors, name)) != shape:
             wrong.append(Misfit("TENSOR_SHAPE", name, shape, found))
-    known = {*expected, *passed_over}
-    for name in sorted(set(tensors) - known):
-        base = name.removesuffix(SCALE)
-        if base == name or base not in tensors or dtype_of(tensors, base) != FP8:
-            wrong.append(Misfit("TENSOR_EXTRA", name, None, shape_of(tensors, name)))
-        elif shape_of(tensors, name) != shape_of(tensors, base)[:1]:
-            wrong.append(Misfit("TENSOR_SHAPE", name, shape_of(tensors, base)[:1], shape_of(tensors, name)))
-    for name in expected:
-        if name in tensors and dtype_of(tensors, name) == FP8 and name + SCALE not in tensors:
-            wrong.append(Misfit("TENSOR_MISSING", name + SCALE, expected[name][:1], None))
-    return wrong
+    extra = sorted(set(tensors) - set(expected) - set(passed_over))
+    return wrong + [Misfit("TENSOR_EXTRA", name, None, shape_of(tensors, name)) for name in extra]
 
 
 def assign(
@@ -69,8 +68,8 @@ def assign(
 ) -> None:
     """Give the module its tensors one by one, so that no second copy of it is in memory.
 
-    Names in `passed_over` may be there and are not read. Those in `host` stay on the CPU.
-    e4m3 tensors become `dtype`, unless the module holds e4m3 itself: then it gets them, and their scales, as stored.
+    Names in `passed_over` may be there and are not read; those in `host` stay on the CPU. e4m3 tensors become `dtype`, unless the
+    module holds e4m3 itself: then it gets them and their scales as stored, or made of what is stored.
 
     Raises `CheckpointError` TENSOR_MISSING, TENSOR_EXTRA or TENSOR_SHAPE naming `source`, tensor, shapes and `fix`.
     """
@@ -79,26 +78,31 @@ def assign(
         alike = sum(misfit.reason == "TENSOR_EXTRA" for misfit in wrong)
         more = f" (and {alike - 1} more)" if first.reason == "TENSOR_EXTRA" and alike > 1 else ""
         raise CheckpointError(first.reason, f"{source}: {first}{more}; {fix}")
-    expected = module.state_dict()
+    expected, values = module.state_dict(), {}
     # In the order of the files, not of the module: a disk is read from front to back.
-    values = {
-        name: _value(tensors, name, expected[name].dtype, "cpu" if name in host else device, dtype)
-        for name in tensors
-        if name in expected
-    }
+    for name in tensors:
+        if name in expected:
+            place = "cpu" if name in host else device
+            values |= _values(tensors, name, expected[name].dtype, place, dtype)
     module.load_state_dict(values, assign=True)
     _place_constants(module, device)
 
 
-def _value(
+def _values(
     tensors: Mapping[str, torch.Tensor], name: str, wanted: torch.dtype, device: str, dtype: torch.dtype
-) -> torch.Tensor:
+) -> dict[str, torch.Tensor]:
+    """The tensor as the module wants it; with its scales, where it becomes e4m3 here."""
     stored = tensors[name]
-    if wanted == FP8 or name.endswith("weight" + SCALE):
-        return stored.to(device)
+    if name.endswith("weight" + SCALE):
+        return {name: stored.to(device)}
+    if wanted == FP8:
+        if stored.dtype == FP8:
+            return {name: stored.to(device)}
+        matrix, scale = quantise(stored.to(device))
+        return {name: matrix, name + SCALE: scale}
     if stored.dtype == FP8:
-        return dequantise(stored.to(device), tensors[name + SCALE].to(device), dtype)
-    return stored.to(device, dtype)
+        return {name: dequantise(stored.to(device), tensors[name + SCALE].to(device), dtype)}
+    return {name: stored.to(device, dtype)}
 
 
 def _place_constants(module: nn.Module, device: str) -> None:

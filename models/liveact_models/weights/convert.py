@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from liveact_models.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from liveact_models.checkpoint.fp8 import FP8, SCALE, quantise
+from liveact_models.checkpoint.fp8 import FP8, MULTIPLE, SCALE, quantise
 from liveact_models.checkpoint.inspect import empty_module
 from liveact_models.checkpoint.layouts import MANIFEST as OWN_MANIFEST
 from liveact_models.checkpoint.layouts import TRANSFORMER_STEM
@@ -33,6 +33,8 @@ from liveact_models.weights.hub import GIB, SPARE_BYTES
 from liveact_models.weights.manifest import Digest, Manifest, Watch, digest, unwatched
 from liveact_models.weights.verify import weight_files
 
+CALIBRATION = "fp8.json"
+"""Beside the weights: how far off each matrix is in eight bits, and which are to be kept from it."""
 STATE = ".convert.json"
 SHARD_BYTES = 4 * GIB
 LINKED_BYTES = 2**20
@@ -65,8 +67,9 @@ def convert_fp8(
 ) -> Manifest:
     """Write `source` to `target` with the transformer layers' matrices as e4m3 and a scale an output channel.
 
-    All else keeps its type; files of the other modules are linked where the disk allows it, and copied elsewhere. In memory
-    is one tensor at a time. Stopped or killed, the next call goes on with the shard that was being written.
+    All else keeps its type, and so do matrices that a calibration beside the weights names. Large files of the other modules are
+    linked where the disk allows it, and copied elsewhere. In memory is one tensor at a time. Stopped or killed, the next call goes
+    on with the shard that was being written.
 
     Raises `CheckpointError` for a source that does not fit the architecture, `WeightsError` ALREADY_FP8, TARGET_IN_USE or
     DISK_FULL.
@@ -76,7 +79,7 @@ def convert_fp8(
     stored = read_stored(source, stem)
     module = empty_module(checkpoint, "transformer")
     _require_convertible(source, module, stored)
-    shards = _shards(stored, quantised_names(module), shard_bytes)
+    shards = _shards(stored, quantised_names(module) - kept_matrices(source), shard_bytes)
     others = _others(checkpoint, source, target, stem)
     _require_room(target, shards)
     work = _Work(source, target, stem, shards)
@@ -88,12 +91,33 @@ def convert_fp8(
 
 
 def quantised_names(transformer: nn.Module) -> set[str]:
-    """The matrices that eight bits are for: those of the layers' linear maps.
+    """The matrices that eight bits are for: those of the layers' linear maps whose sides the hardware takes.
 
     Embeddings, time, head and ConvKV weights are small, and every token passes through them.
     """
     layers = transformer.get_submodule("blocks").named_modules(prefix="blocks")
-    return {f"{name}.weight" for name, part in layers if isinstance(part, nn.Linear)}
+    linears = {name: part for name, part in layers if isinstance(part, nn.Linear)}
+    return {
+        f"{name}.weight"
+        for name, linear in linears.items()
+        if linear.in_features % MULTIPLE == 0 and linear.out_features % MULTIPLE == 0
+    }
+
+
+def kept_matrices(folder: Path) -> set[str]:
+    """Those that a calibration beside the weights wants left in their own type; none without one.
+
+    Raises `WeightsError` CALIBRATION_UNREADABLE.
+    """
+    path = folder / CALIBRATION
+    if not path.is_file():
+        return set()
+    try:
+        return {f"{name}.weight" for name in json.loads(path.read_text())["kept"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            "CALIBRATION_UNREADABLE", f"{path}: no list 'kept' ({error}); delete it or calibrate again"
+        ) from None
 
 
 def _others(checkpoint: Checkpoint, source: Path, target: Path, stem: str) -> dict[str, Path]:
@@ -188,7 +212,7 @@ def _shards(stored: StoredTensors, quantised: set[str], limit: int) -> list[list
     for name, held in stored.entries.items():
         group = [_Entry(name, name, held.shape, FP8 if name in quantised else held.dtype)]
         if name in quantised:
-            group.append(_Entry(name + SCALE, name, held.shape[:1], torch.float32))
+            group.append(_Entry(name + SCALE, name, (held.shape[0], 1), torch.float32))
         more = sum(entry.nbytes for entry in group)
         if shards[-1] and size + more > limit:
             shards.append([])

@@ -7,7 +7,7 @@ class WeightsError(RuntimeError):
     """Something of the request or of this machine has to change. `reason` is stable; the message names it and the way out.
 
     Reasons: RELEASE_UNKNOWN, HUB_REFUSED, HUB_NOT_FOUND, HUB_LAYOUT, DISK_FULL, MANIFEST_UNREADABLE, ALREADY_FP8,
-    TARGET_IN_USE; of `HubUnavailable`: HUB_OFFLINE, HUB_FAILED, HASH_MISMATCH.
+    CALIBRATION_UNREADABLE, TARGET_IN_USE; of `HubUnavailable`: HUB_OFFLINE, HUB_FAILED, HASH_MISMATCH.
     """
 
     def __init__(self, reason: str, message: str) -> None:
