@@ -67,9 +67,9 @@ def convert_fp8(
 ) -> Manifest:
     """Write `source` to `target` with the transformer layers' matrices as e4m3 and a scale an output channel.
 
-    All else keeps its type, and so do matrices that a calibration beside the weights names. Large files of the other modules are
-    linked where the disk allows it, and copied elsewhere. In memory is one tensor at a time. Stopped or killed, the next call goes
-    on with the shard that was being written.
+    All else keeps its type, and so do matrices that a calibration beside the weights names. Large files of the other modules
+    are linked where the disk allows it, and copied elsewhere. In memory is one tensor at a time. Stopped or killed, the next call
+    goes on with the shard that was being written.
 
     Raises `CheckpointError` for a source that does not fit the architecture, `WeightsError` ALREADY_FP8, TARGET_IN_USE or
     DISK_FULL.

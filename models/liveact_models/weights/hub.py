@@ -99,7 +99,7 @@ class Hub:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-        self.endpoint = endpoint or constants.ENDPOINT
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._token = token or get_token()
         self._api = HfApi(endpoint=self.endpoint, token=self._token or False)
 

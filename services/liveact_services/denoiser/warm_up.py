@@ -1,7 +1,7 @@
 """The first blocks of a Denoiser: of a session that nobody sees, so that no session waits for what happens only once.
 
-The Gateway's own first session (`gateway/warm_up.py`) goes through one replica of each pool. On a GPU every replica has kernels to
-load and to choose, whenever it starts.
+The Gateway's own first session (`gateway/warm_up.py`) goes through one replica of each pool. On a GPU every replica has kernels
+to load and to choose, whenever it starts.
 """
 
 from __future__ import annotations
