@@ -71,8 +71,9 @@ def test_a_pass_that_is_given_up_leaves_the_next_one_right(resident: list[torch.
     assert all(torch.equal(a, b) for a, b in zip(latents(transformer), resident, strict=True))
 
 
-def test_offloaded_layers_share_two_layers_room(count: int = 5) -> None:
+def test_offloaded_layers_share_two_layers_room() -> None:
     """The CPU stands for the device: what is reachable from the model's layers is what a device would hold."""
+    count = 5
     whole, streamed = CHECKPOINT.load_transformer(), CHECKPOINT.load_transformer(offload_blocks=count)
 
     def held(transformer: LiveActTransformer) -> int:
