@@ -46,7 +46,7 @@ def resident() -> list[torch.Tensor]:
     return latents(CHECKPOINT.load_transformer())
 
 
-@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("count", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_the_same_latents_come_out(count: int, resident: list[torch.Tensor]) -> None:
     streamed = CHECKPOINT.load_transformer(offload_blocks=count)
     for ours, theirs in zip(latents(streamed), resident, strict=True):

@@ -192,6 +192,7 @@ def test_doctor_names_a_tensor_that_does_not_fit(copy: Path) -> None:
     assert "liveact weights verify" in check.fix
 
 
+@pytest.mark.slow
 def test_a_need_is_told_for_the_released_size_on_a_gpu_and_less_of_it_with_layers_on_the_host() -> None:
     config = load_config(preset="soulx-liveact-18b", checkpoint="untrained", dtype="bfloat16", denoiser={"num_gpus": 1})
     checkpoint = open_checkpoint("untrained", "soulx-liveact-18b")

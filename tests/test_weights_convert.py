@@ -172,6 +172,7 @@ def test_weights_of_another_size_are_refused(source: Path, tmp_path: Path) -> No
     assert not (tmp_path / "fp8").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_where_it_was(source: Path, converted: Path, tmp_path: Path) -> None:
     killed = tmp_path / "fp8"
     code = (

@@ -78,7 +78,8 @@ def assign(
         alike = sum(misfit.reason == "TENSOR_EXTRA" for misfit in wrong)
         more = f" (and {alike - 1} more)" if first.reason == "TENSOR_EXTRA" and alike > 1 else ""
         raise CheckpointError(first.reason, f"{source}: {first}{more}; {fix}")
-    expected, values = module.state_dict(), {}
+    expected = module.state_dict()
+    values: dict[str, torch.Tensor] = {}
     # In the order of the files, not of the module: a disk is read from front to back.
     for name in tensors:
         if name in expected:
