@@ -55,8 +55,9 @@ class VaeDecoder(StatefulReplica[_Held]):
         began = time.perf_counter()
         width, height = self.model_config.limits.default
         shape = (self.model_config.vae.z_dim, len(block_slots(0)), height // 8, width // 8)
-        for _ in self._vae.decode_stream(torch.zeros(shape, device=self.device), self._vae.new_cache()):
-            pass
+        with torch.inference_mode():
+            for _ in self._vae.decode_stream(torch.zeros(shape, device=self.device), self._vae.new_cache()):
+                pass
         log.info("warm after %.1f s", time.perf_counter() - began)
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
