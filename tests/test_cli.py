@@ -209,7 +209,7 @@ def test_doctor_says_where_trained_weights_are_to_be_had():
         for check in last_json(run("doctor", "--checkpoint", "untrained", "--json").stdout)["checks"]
     }
     assert checks["checkpoint"]["found"] == "warning"
-    assert "hf download" in checks["checkpoint"]["fix"]
+    assert "liveact weights pull soulx-liveact" in checks["checkpoint"]["fix"]
 
 
 def test_doctor_says_who_holds_which_heads_and_misses_a_gpu_for_each_rank(monkeypatch):

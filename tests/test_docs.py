@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/training.md",
     "docs/scaling.md",
+    "docs/weights.md",
     "docs/simulator.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -80,6 +80,9 @@ class DenoiserConfig(StageConfig):
     or none (gloo)."""
     exchange: Literal["exact", "fp8"] = "exact"
     """How queries, keys, values and attention outputs travel between ranks: as they are, or as e4m3 with a scale a head."""
+    offload_blocks: Annotated[int, Field(ge=0)] = 0
+    """Layers of the transformer whose matrices stay in host memory and come to the device when they are needed, one ahead: for
+    cards that are too small (docs/weights.md). The same video, later. 0, or from 3 on: the device keeps room for two."""
     rank_timeout_s: Annotated[float, Field(gt=0)] = 60
     """A rank that gives no answer for this long has failed: the replica ends, and its sessions go on elsewhere."""
 
@@ -243,6 +246,17 @@ class ServiceConfig(BaseSettings):
                 name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
                 raise ValueError(
                     f"{name}.ranks {stage.ranks}: preset {self.preset} has {heads} attention heads; accepted are 1 to {heads}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_to_offload(self) -> ServiceConfig:
+        layers = PRESETS[self.preset].transformer.num_layers
+        for pool, stage in self.denoisers.items():
+            if stage.offload_blocks and not 3 <= stage.offload_blocks <= layers:
+                name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
+                raise ValueError(
+                    f"{name}.offload_blocks {stage.offload_blocks}: accepted for {self.preset} are 0 (none) and 3 to {layers}"
                 )
         return self
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+AGAIN = "copy or download the file again"
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be loaded. `reason` is stable; the message names file, tensor, shapes and the fix.

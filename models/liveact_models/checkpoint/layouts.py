@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import nn
 from liveact_models import config as sizes
 from liveact_models.checkpoint import files, names
 from liveact_models.checkpoint.errors import CheckpointError
+from liveact_models.checkpoint.stored import StoredTensors, read_stored, stored_in
 from liveact_models.checkpoint.weights import assign, untrained
 
 if TYPE_CHECKING:
@@ -31,13 +30,15 @@ MANIFEST = "liveact.json"
 FORMAT = "liveact-checkpoint"
 VERSION = 1
 _TRANSFORMER = "diffusion_pytorch_model"
+TRANSFORMER_STEM = {"released": _TRANSFORMER, "liveact": "transformer"}
+"""Of each layout, what the names of the transformer's files begin with."""
 _VAE = "Wan2.1_VAE.pth"
 _TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 _IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _AUDIO = ("model.safetensors", "pytorch_model.bin")
 
 Module = TypeVar("Module", bound=nn.Module)
-Tensors = dict[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 
 class Checkpoint(ABC):
@@ -67,10 +68,33 @@ class Checkpoint(ABC):
         self.small_decoder = other
         self.config = dataclasses.replace(self.config, vae_decoder=found)
 
-    def load_transformer(self, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LiveActTransformer:
+    def load_transformer(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offload_blocks: int = 0,
+        prepare: Callable[[LiveActTransformer], object] | None = None,
+    ) -> LiveActTransformer:
+        """The transformer, `offload_blocks` of its layers in host memory (`liveact_models.offload`, whose errors it raises).
+
+        `prepare` changes it while it has no storage yet, in `dtype`: maps that hold e4m3 then get their matrices one by one, as
+        stored or made of what is stored, and never lie on the device in a larger type.
+        """
+        from liveact_models.offload import host_tensors, offload
         from liveact_models.transformer.model import LiveActTransformer
 
-        return self._load("transformer", lambda: LiveActTransformer(self.config.transformer), device, dtype)
+        def build() -> LiveActTransformer:
+            transformer = LiveActTransformer(self.config.transformer)
+            if prepare is not None:
+                prepare(transformer.to(dtype))
+            return transformer
+
+        with torch.device("meta"):
+            host = host_tensors(build(), offload_blocks) if offload_blocks else set()
+        transformer = self._load("transformer", build, device, dtype, host=host)
+        offload(transformer, offload_blocks, torch.device(device))
+        return transformer
 
     def load_vae(self, parts: Parts = "both", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Vae:
         """The model's VAE; with `parts` "decode", the small decoder where one stands in its place."""
@@ -109,6 +133,14 @@ class Checkpoint(ABC):
 
         return self._load("image_encoder", lambda: ImageEncoder(self.config.image_encoder), device, dtype)
 
+    def source(self, name: str) -> str:
+        """What errors call the origin of a module's tensors. Raises `CheckpointError` where it cannot be told."""
+        return str(self._source(name))
+
+    def tensors(self, name: str, module: nn.Module, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensors:
+        """A module's tensors under its own names, read when asked for where the files allow it; `module` may be on meta."""
+        return self._tensors(name, module, device, dtype)
+
     @property
     @abstractmethod
     def folder(self) -> Path:
@@ -138,17 +170,20 @@ class Checkpoint(ABC):
         device: str,
         dtype: torch.dtype,
         passed_over: Collection[str] = (),
+        host: Collection[str] = (),
     ) -> Module:
         with torch.device("meta"):
             module = build()
         assign(
             module,
-            self._tensors(name, module, device, dtype),
+            # With some to stay on the host, none is read straight to the device.
+            self._tensors(name, module, "cpu" if host else device, dtype),
             source=str(self._source(name)),
             fix=f"the file must be of the model {self.config.name}, whole and unchanged",
             passed_over=passed_over,
             device=device,
             dtype=dtype,
+            host=host,
         )
         return module.eval()
 
@@ -215,7 +250,7 @@ class OwnCheckpoint(Checkpoint):
         return self._folder / f"{name}.safetensors"
 
     def _tensors(self, name: str, module: nn.Module, device: str, dtype: torch.dtype) -> Tensors:
-        return files.read_safetensors(self._source(name), device)
+        return read_stored(self._folder, name, device)
 
 
 class ReleasedCheckpoint(Checkpoint):
@@ -258,9 +293,9 @@ class ReleasedCheckpoint(Checkpoint):
 
     def _tensors(self, name: str, module: nn.Module, device: str, dtype: torch.dtype) -> Tensors:
         if name == "transformer":
-            return files.read_shards(self._folder, _TRANSFORMER, device)
+            return read_stored(self._folder, _TRANSFORMER, device)
         path = self._source(name)
-        released = files.read_safetensors(path) if path.suffix == ".safetensors" else files.read_pth(path)
+        released = StoredTensors(stored_in(path)) if path.suffix == ".safetensors" else files.read_pth(path)
         if name == "image_encoder":
             return names.image_encoder(released, self.config.image_encoder.num_layers)
         convert = {"vae": names.vae, "text_encoder": names.text_encoder, "audio_encoder": names.audio_encoder}
@@ -345,37 +380,6 @@ def shipped_folder(preset: str) -> Path:
         "CHECKPOINT_NOT_FOUND",
         f"no weights of {preset!r} come with this package; give a checkpoint's folder, or {UNTRAINED!r}",
     )
-
-
-def save_checkpoint(path: Path, modules: Mapping[str, nn.Module], config: sizes.ModelConfig) -> None:
-    """Write our layout: the given modules, and the sizes last, so that a folder with liveact.json is whole.
-
-    A "bpe" tokenizer goes with its text encoder. Modules already there and not given are kept. Raises `ValueError` for a
-    name not in `MODULES`, half a VAE, or a tokenizer of another kind than the sizes name.
-    """
-    from safetensors.torch import save_file
-
-    from liveact_models.encoders.text import TOKENIZER_FILE, tokenizer_json
-
-    for name, module in modules.items():
-        if name not in MODULES:
-            raise ValueError(f"module {name!r}: accepted are {', '.join(MODULES)}")
-        if getattr(module, "parts", "both") != "both":
-            raise ValueError(f"module {name!r} holds one direction only; a checkpoint needs both")
-    path.mkdir(parents=True, exist_ok=True)
-    for name, module in modules.items():
-        target = path / f"{name}.safetensors"
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-        save_file(tensors, target.with_suffix(".part"))
-        os.replace(target.with_suffix(".part"), target)
-    if "text_encoder" in modules and config.text_encoder.tokenizer == "bpe":
-        part = path / f"{TOKENIZER_FILE}.part"
-        part.write_text(tokenizer_json(modules["text_encoder"].tokenizer))
-        os.replace(part, path / TOKENIZER_FILE)
-    manifest = {"format": FORMAT, "version": VERSION, "config": config.to_dict()}
-    part = path / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(part, path / MANIFEST)
 
 
 def _config(preset: str | sizes.ModelConfig) -> sizes.ModelConfig:

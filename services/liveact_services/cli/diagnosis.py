@@ -9,42 +9,20 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from liveact_services.cli.check import GIB, Check, Found
+from liveact_services.cli.fit import weights
 from liveact_services.cli.options import hide_password
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
-GIB = 1024**3
 MIN_MEMORY_GIB = 6
 """What the whole service takes with the tiny model."""
 MIN_FREE_GIB = 1
 """Of the disk that the embedded Valkey writes to."""
-WEIGHTS = "hf download Soul-AILab/LiveAct --local-dir checkpoints/liveact"
-
-
-class Found(StrEnum):
-    """What a check came to. Only FAILED keeps the service from running as configured."""
-
-    OK = "ok"
-    ABSENT = "absent"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the diagnosis."""
-
-    area: str
-    name: str
-    found: Found
-    detail: str
-    fix: str = ""
 
 
 def diagnose(config: ServiceConfig) -> Iterator[Check]:
@@ -53,7 +31,7 @@ def diagnose(config: ServiceConfig) -> Iterator[Check]:
     yield from torch_and_backends()
     yield from media()
     yield from sessions(config)
-    yield weights(config)
+    yield from weights(config)
     yield from ranks(config)
     yield port("gRPC port", config.host, config.port, "--port 0")
     yield port("HTTP port", config.host, config.http_port, "--set http_port=0")
@@ -214,20 +192,6 @@ def _data(folder: Path) -> Iterator[Check]:
     if kept := damaged_data(folder):
         detail = f"found damaged {len(kept)} times and kept aside, last in {kept[-1]}"
         yield Check("sessions", "data", Found.WARNING, detail, "check the disk; then they can be deleted")
-
-
-def weights(config: ServiceConfig) -> Check:
-    """Whether the configured checkpoint opens."""
-    from liveact_models.checkpoint import CheckpointError
-
-    try:
-        checkpoint = config.open_checkpoint()
-    except CheckpointError as error:
-        return Check("model", "checkpoint", Found.FAILED, str(error), f"{WEIGHTS}, or name a folder with --checkpoint")
-    if not checkpoint.trained:
-        fix = f"for the released weights: {WEIGHTS}, then --preset soulx-liveact-18b --checkpoint checkpoints/liveact"
-        return Check("model", "checkpoint", Found.WARNING, checkpoint.describe(), fix)
-    return Check("model", "checkpoint", Found.OK, checkpoint.describe())
 
 
 def ranks(config: ServiceConfig) -> Iterator[Check]:

@@ -23,7 +23,8 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from liveact_services.cli.diagnosis import Found, diagnose
+    from liveact_services.cli.check import Found
+    from liveact_services.cli.diagnosis import diagnose
 
     with stderr_console().status("looking around"):
         checks = list(diagnose(chosen))

@@ -49,10 +49,12 @@ _BAD_INPUT = (
     ("liveact_models.parity.golden", "ParityError"),
     ("liveact_models.portrait", "PortraitError"),
     ("liveact_models.voice.errors", "VoiceError"),
+    ("liveact_models.weights.errors", "WeightsError"),
     ("liveact_services.client.decoder", "MediaError"),
     ("liveact_services.sessions.server", "UnsuitableRedis"),
 )
 _UNAVAILABLE = (
+    ("liveact_models.weights.errors", "HubUnavailable"),
     ("liveact_models.training", "MissingExtra"),
     ("liveact_services.sessions.embedded", "EmbeddedValkeyError"),
     ("liveact_services.errors", "ServiceError"),
@@ -72,10 +74,10 @@ def explain(error: Exception) -> tuple[ExitCode, str]:
     """The exit code and one line for this error; what nobody foresaw is INTERNAL with an incident number."""
     if isinstance(error, CheckFailed):
         return ExitCode.CHECK_FAILED, str(error)
-    if isinstance(error, (BadInput, *_loaded(_BAD_INPUT))):
-        return ExitCode.BAD_INPUT, str(error)
     if isinstance(error, (Unavailable, *_loaded(_UNAVAILABLE))):
         return ExitCode.UNAVAILABLE, str(error)
+    if isinstance(error, (BadInput, *_loaded(_BAD_INPUT))):
+        return ExitCode.BAD_INPUT, str(error)
     if isinstance(error, _loaded((("liveact_services.errors", "ClientError"),))):
         refused = error.code.name in _REFUSED  # type: ignore[attr-defined]
         return ExitCode.BAD_INPUT if refused else ExitCode.UNAVAILABLE, str(error)

@@ -22,6 +22,7 @@ from liveact_services.cli import (
     stream,
     tenants,
     train,
+    weights,
 )
 from liveact_services.cli.output import note, print_json
 
@@ -86,6 +87,7 @@ app.command()(drain.drain)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(weights.app, name="weights")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

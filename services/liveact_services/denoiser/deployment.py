@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from liveact_services.denoiser.admission import Admission
 from liveact_services.denoiser.rank import Conditions, RankGroup
 from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
+from liveact_services.denoiser.warm_up import warm_up
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from liveact_services.config import ServiceConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,7 +48,10 @@ class Denoiser(StatefulReplica[_Held]):
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
         limits = config.sessions
         super().__init__(config, config.denoisers[pool], limits.max_sessions, Part.DENOISER, vault)
-        self._ranks: RankGroup = start_ranks(self, config.denoisers[pool])
+        stage = config.denoisers[pool]
+        self._ranks: RankGroup = start_ranks(self, stage)
+        if stage.num_gpus > 0:
+            log.info("warm after %.1f s", warm_up(self._ranks, self.model_config))
         self._turns = Turns(self._ranks, self.compute)
         self._admission = Admission(
             limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of

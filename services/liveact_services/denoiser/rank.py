@@ -7,6 +7,7 @@ stand behind the same verbs in `rank_group.py`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from liveact_models.config import SamplingConfig
     from liveact_models.parallel import Peers, Wire
     from liveact_models.session import SessionState
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,16 +127,21 @@ class LocalRank:
         dtype: torch.dtype,
         peers: Peers | None = None,
         wire: Wire | None = None,
+        offload_blocks: int = 0,
     ) -> None:
-        """`peers`: the other ranks, which are called in the same order; `wire`: how tensors travel to them, exactly unless said.
+        """`peers`: the other ranks, which are called in the same order; `wire`: how tensors travel to them, exactly unless said;
+        `offload_blocks`: layers whose matrices stay in host memory.
 
-        Every rank loads all weights: tokens are shared out, not layers.
+        Every rank loads all weights: tokens are shared out, not layers, and heads alone in the sessions' memory.
         """
         from liveact_models.denoiser import BlockDenoiser
         from liveact_models.parallel import EXACT, share
 
         self._device, self._dtype = device, dtype
-        transformer = checkpoint.load_transformer(device=str(device), dtype=dtype)
+        began = time.perf_counter()
+        transformer = checkpoint.load_transformer(device=str(device), dtype=dtype, offload_blocks=offload_blocks)
+        log.info("transformer on %s after %.1f s, %d of its layers in host memory", device, time.perf_counter() - began,
+                 offload_blocks)  # fmt: skip
         heads = None if peers is None else share(transformer, peers, wire or EXACT)
         self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling, heads)
         self._config, self._sampling = checkpoint.config, sampling

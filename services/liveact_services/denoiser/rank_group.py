@@ -34,7 +34,8 @@ def start_ranks(replica: Replica, stage: DenoiserConfig) -> RankGroup:
     """What computes for the replica. Raises `ConfigError` where the ranks do not fit the model, `CheckpointError` for weights."""
     config, checkpoint = replica.config, replica.checkpoint
     if stage.ranks == 1:
-        return LocalRank(checkpoint, config.sampling(checkpoint.config), replica.device, replica.dtype)
+        sampling = config.sampling(checkpoint.config)
+        return LocalRank(checkpoint, sampling, replica.device, replica.dtype, offload_blocks=stage.offload_blocks)
     return SharedRanks(config, stage, checkpoint.config, own_placement_group())
 
 
@@ -166,7 +167,8 @@ class SharedRank(LocalRank):
         device = pick_device(config.device, stage.num_gpus)
         peers = join_group(rank, stage.ranks, port, device, stage.rank_timeout_s)
         checkpoint, dtype = config.open_checkpoint(), getattr(torch, config.dtype)
-        super().__init__(checkpoint, config.sampling(checkpoint.config), device, dtype, peers, WIRES[stage.exchange])
+        sampling, wire = config.sampling(checkpoint.config), WIRES[stage.exchange]
+        super().__init__(checkpoint, sampling, device, dtype, peers, wire, stage.offload_blocks)
         self._first = rank == 0
         self._taken: dict[int, SessionState] = {}
         self._takings = 0

@@ -5,11 +5,13 @@ Video is encoded here, so that raw frames never leave the replica.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from liveact_models.timeline import block_slots
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from liveact_services.config import ServiceConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,9 +42,23 @@ class VaeDecoder(StatefulReplica[_Held]):
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
         super().__init__(config, config.vae_decoder, config.sessions.max_decoded, Part.DECODER, vault)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
+        if config.vae_decoder.num_gpus > 0:
+            self._warm_up()
         self._fingerprint = self.model_config.fingerprint()
         self._adopting: set[str] = set()
         """Sessions whose exports are being unpacked."""
+
+    def _warm_up(self) -> None:
+        """Decode a first block of nothing: on a GPU kernels are loaded and chosen once."""
+        import torch
+
+        began = time.perf_counter()
+        width, height = self.model_config.limits.default
+        shape = (self.model_config.vae.z_dim, len(block_slots(0)), height // 8, width // 8)
+        with torch.inference_mode():
+            for _ in self._vae.decode_stream(torch.zeros(shape, device=self.device), self._vae.new_cache()):
+                pass
+        log.info("warm after %.1f s", time.perf_counter() - began)
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
         """Admit a session and give this replica's id, to which it is pinned from now on.
