@@ -1,17 +1,22 @@
 // What the page has of a session, so that what a resumed call sends once more is left out.
 
+// Events that a block brings: a server that makes the block again tells them again, with the same words.
+const CLOCKED = new Set(["SPEECH_STARTED", "SPEECH_ENDED", "PROMPT_APPLIED", "IDLE", "UNDERRUN"].map((name) => `EVENT_TYPE_${name}`));
+const RECENT = 64;
+
 export class Progress {
   constructor() {
     this.rate = 16000;
     this.frames = 0; // index of the next frame
     this.samples = null; // position after the last sound
     this.tail = []; // events since the last frame
-    this.repeats = []; // of those, what the present call may tell again
+    this.clocked = []; // the last events of blocks
+    this.repeats = []; // of all these, what the present call may tell again
   }
 
   /** From now on another call answers, from frame `frames` on. */
   resumed() {
-    this.repeats = [...this.tail];
+    this.repeats = [...this.tail, ...new Set(this.clocked.filter((words) => !this.tail.includes(words)))];
   }
 
   /** What of a payload is new; null for nothing. */
@@ -48,6 +53,7 @@ export class Progress {
       return null;
     }
     this.tail.push(words);
+    if (CLOCKED.has(event.type)) this.clocked = [...this.clocked, words].slice(-RECENT);
     return event;
   }
 }

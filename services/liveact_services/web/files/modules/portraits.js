@@ -1,0 +1,68 @@
+// Whose face: one of the shipped portraits, or an uploaded picture.
+
+import { at, make } from "./page.js";
+
+const MAX_BYTES = 16 * 1024 * 1024;
+
+export class Portraits {
+  /** @param {string[]} names of the shipped ones. @param {(url: string, name: string) => void} chosen */
+  constructor(names, chosen) {
+    this.chosen = chosen;
+    const grid = at("portraits");
+    names.forEach((name, i) => grid.append(this.#tile(name, `portraits/${name}.jpg`, i === 0)));
+    this.upload = make("label", { class: "upload" }, "Upload");
+    this.file = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", "aria-label": "Upload a portrait" });
+    this.file.onchange = () => this.file.files[0] && this.take(this.file.files[0]);
+    this.upload.append(this.file);
+    grid.after(make("p"));
+    grid.nextSibling.remove();
+    grid.append(this.upload);
+    droppable(this.upload, (file) => this.take(file));
+    droppable(at("stage").querySelector(".screen"), (file) => this.take(file));
+    if (names.length > 0) this.#choose(`portraits/${names[0]}.jpg`, names[0]);
+  }
+
+  /** Use this picture file. */
+  take(file) {
+    const url = URL.createObjectURL(file);
+    this.own?.remove();
+    this.own = this.#tile(file.name || "your portrait", url, true);
+    this.upload.before(this.own);
+    this.#choose(url, file.name || "your portrait");
+  }
+
+  /** The chosen file's bytes. Throws an Error for people. */
+  async bytes() {
+    const bytes = new Uint8Array(await (await fetch(this.url)).arrayBuffer());
+    if (bytes.length > MAX_BYTES) {
+      throw Object.assign(new Error(`That picture has ${(bytes.length / 2 ** 20).toFixed(1)} MiB: accepted are 16.`), { reason: "IMAGE_TOO_LARGE" });
+    }
+    return bytes;
+  }
+
+  #tile(name, url, checked) {
+    const radio = make("input", { type: "radio", name: "portrait", "aria-label": name });
+    radio.checked = checked;
+    radio.onchange = () => this.#choose(url, name);
+    return make("label", {}, make("img", { src: url, alt: "" }), radio);
+  }
+
+  #choose(url, name) {
+    this.url = url;
+    this.chosen(url, name);
+  }
+}
+
+/** Let files be dropped on an element. */
+export function droppable(element, take) {
+  element.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    element.classList.add("over");
+  });
+  element.addEventListener("dragleave", () => element.classList.remove("over"));
+  element.addEventListener("drop", (event) => {
+    event.preventDefault();
+    element.classList.remove("over");
+    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+  });
+}
