@@ -68,8 +68,8 @@ def serve(
             stopped = stop_on_signal()
             startup_s = time.monotonic() - started
             ready = {
-                "grpc": service.address, "console": service.console or "off", "preset": chosen.preset, "checkpoint": service.checkpoint,
-                "redis": service.redis, "startup_s": round(startup_s, 1),
+                "grpc": service.address, "console": service.console or "off", "preset": chosen.preset,
+                "checkpoint": service.checkpoint, "redis": service.redis, "startup_s": round(startup_s, 1),
             }  # fmt: skip
             if json:
                 print_json(ready, stdout)

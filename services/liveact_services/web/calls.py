@@ -117,7 +117,9 @@ async def _request(request: Request, kind: str) -> Message:
     name = request.path_params["method"]
     method = pb.DESCRIPTOR.services_by_name["AvatarService"].methods_by_name.get(name)
     if method is None or method.client_streaming:
-        raise fail("METHOD_UNKNOWN", f"no unary method {name!r}: accepted are those of {SERVICE}; StreamAvatar is a WebSocket")
+        raise fail(
+            "METHOD_UNKNOWN", f"no unary method {name!r}: accepted are those of {SERVICE}; StreamAvatar is a WebSocket"
+        )
     if kind not in (JSON, PROTO):
         # Nothing else: what a page of another site can send without being asked is text and forms.
         raise fail("BODY_INVALID", f"content type {kind!r}: accepted are {JSON} and {PROTO}")

@@ -33,7 +33,9 @@ class Speaker:
     def speak(self, text: str) -> tuple[np.ndarray, int]:
         """The text's voice, float32 [n] in [-1, 1], and its rate in Hz. Raises `ServiceError` where no voice is installed."""
         if not self.installed:
-            raise fail("SPEECH_UNAVAILABLE", "no voice is installed here; pip install 'liveact-serve[speech]' brings one")
+            raise fail(
+                "SPEECH_UNAVAILABLE", "no voice is installed here; pip install 'liveact-serve[speech]' brings one"
+            )
         with self._turn:
             if self._voice is None:
                 from hibari import Hibari

@@ -56,7 +56,7 @@ export class Calls {
   #post(body) {
     const headers = { "content-type": "application/json" };
     if (this.key()) headers.authorization = `Bearer ${this.key()}`;
-    return { method: "POST", headers, body: JSON.stringify(body) };
+    return { method: "POST", headers, body: JSON.stringify(body), keepalive: true };
   }
 
   async #fetch(path, options) {

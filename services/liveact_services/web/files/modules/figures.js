@@ -65,9 +65,9 @@ export class Figures {
     this.paints = this.paints.filter((moment) => now - moment < SECOND_MS);
     const live = buffered !== null;
     put("f-first", this.firstFrame, (ms) => [(ms / 1000).toFixed(2), "s"]);
-    put("f-fps", live && this.lates.length ? this.paints.length : null, (n) => [n, ""]);
+    put("f-fps", live && this.lates.length ? this.paints.length : null, (n) => [n, "fps"]);
     put("f-stalls", live ? this.stalls : null, (n) => [n, this.stalledS ? `${this.stalledS.toFixed(2)} s` : ""], this.stalls > 0);
-    put("f-skew", this.skewMs, (ms) => [Math.round(ms), "ms"], this.skewMs > 60);
+    put("f-skew", live ? this.skewMs : null, (ms) => [Math.round(ms), "ms"], this.skewMs > 60);
     put("f-buffer", buffered, (s) => [s.toFixed(1), "s"]);
     put("f-interrupt", this.interrupt?.soundMs ?? null, (ms) => [Math.round(ms), "ms"]);
   }

@@ -30,7 +30,7 @@ class Console {
     this.sessions = new Sessions(this.calls, (error) => this.#trouble(error));
     this.talking = new Talking(() => (this.show?.stream.ready ? this.show.stream : null), {
       rate: RATE, calls: this.calls, speech: about.speech, trouble: (error) => this.#trouble(error),
-      spoke: () => this.figures.spoke(this.talking.voice.utterance),
+      spoke: (utterance) => this.figures.spoke(utterance),
     });
     this.#wireButtons();
     this.#introduce();
@@ -43,6 +43,8 @@ class Console {
     at("record").onclick = () => this.#record();
     at("volume").oninput = () => this.#volume();
     at("trouble-close").onclick = hush;
+    // A page that is left cannot resume: its session's place is free for others at once.
+    addEventListener("pagehide", () => this.show?.stream.session && this.calls.endSession(this.show.stream.session.name));
     addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !at("interrupt").disabled && !at("key-dialog").open) this.interrupt();
     });

@@ -2,7 +2,7 @@
 
 import { at, make } from "./page.js";
 
-const MAX_BYTES = 16 * 1024 * 1024;
+const MAX_BYTES = 16 * 1024 * 1024 - 16 * 1024; // with all that goes with it, one message
 
 export class Portraits {
   /** @param {string[]} names of the shipped ones. @param {(url: string, name: string) => void} chosen */
@@ -14,8 +14,6 @@ export class Portraits {
     this.file = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", "aria-label": "Upload a portrait" });
     this.file.onchange = () => this.file.files[0] && this.take(this.file.files[0]);
     this.upload.append(this.file);
-    grid.after(make("p"));
-    grid.nextSibling.remove();
     grid.append(this.upload);
     droppable(this.upload, (file) => this.take(file));
     droppable(at("stage").querySelector(".screen"), (file) => this.take(file));

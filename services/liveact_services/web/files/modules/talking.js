@@ -17,7 +17,7 @@ export class Talking {
     this.calls = calls;
     this.trouble = trouble;
     this.voice = new Voice(stream, rate);
-    this.spoke = spoke;
+    this.voice.onvoice = spoke;
     this.microphone = new Microphone(rate, (samples) => this.#heard(samples));
     tabs(document.querySelector('[role="tablist"]'));
     at("tab-text").hidden = !speech;
@@ -64,7 +64,6 @@ export class Talking {
   #speak(samples) {
     if (!this.stream()) throw new Error("Start a session first.");
     this.voice.play(samples);
-    this.spoke();
   }
 
   #file(file) {
@@ -92,7 +91,6 @@ export class Talking {
 
   #heard(samples) {
     this.voice.say(samples);
-    this.spoke();
     at("mic").style.setProperty("--level", Math.min(1, this.microphone.level * 6).toFixed(2));
   }
 

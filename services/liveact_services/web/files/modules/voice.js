@@ -10,12 +10,8 @@ export class Voice {
     this.stream = stream;
     this.rate = rate;
     this.count = 0;
-    this.utterance = null;
-    this.onchange = () => {};
-  }
-
-  get speaking() {
-    return this.utterance !== null;
+    this.utterance = null; // the open one
+    this.onvoice = () => {};
   }
 
   /** Begin an utterance; one that is open ends. Gives its id. */
@@ -23,13 +19,13 @@ export class Voice {
     this.end();
     this.utterance = `u${Date.now().toString(36)}-${this.count++}`;
     this.heardAny = false;
-    this.onchange();
     return this.utterance;
   }
 
   /** @param {Float32Array} samples */
   say(samples) {
     if (this.utterance === null || samples.length === 0) return;
+    if (!this.heardAny) this.onvoice(this.utterance);
     this.heardAny = true;
     this.stream()?.audio(pcm16(samples), this.utterance);
   }
@@ -39,14 +35,12 @@ export class Voice {
     clearInterval(this.timer);
     if (this.heardAny) this.stream()?.endUtterance(this.utterance);
     this.utterance = null;
-    this.onchange();
   }
 
   /** The service has dropped it: nothing more of it is sent. */
   drop() {
     clearInterval(this.timer);
     this.utterance = null;
-    this.onchange();
   }
 
   /** Say a recording, float32 at the session's rate, at most `AHEAD_S` ahead of speaking pace. */
