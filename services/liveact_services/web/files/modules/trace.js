@@ -4,15 +4,19 @@ import { heardAt } from "./player.js";
 
 const BIN_S = 0.01;
 
-/** @param {Object} page the console; gives {page, paints, heard, came, events, clock}. */
+/** @param {Object} page the console; gives {page, paints, heard, came, events, presses}. */
 export function trace(page) {
-  const notes = { page, paints: [], heard: [], came: [], events: [] };
+  const notes = { page, paints: [], heard: [], came: [], events: [], presses: [] };
+  // When Interrupt was pressed: the context's time, and the performance clock's.
+  document.getElementById("interrupt").addEventListener("click", () => {
+    notes.presses.push([page.context.currentTime, performance.now()]);
+  }, { capture: true });
   page.traced = (show) => follow(show, page, notes);
   return notes;
 }
 
 async function follow(show, page, notes) {
-  for (const list of [notes.paints, notes.heard, notes.came, notes.events]) list.length = 0;
+  for (const list of [notes.paints, notes.heard, notes.came, notes.events, notes.presses]) list.length = 0;
   show.player.addEventListener("paint", ({ detail: { frame } }) => {
     // In the context's time, by the hardware's own stamp and not by what the player believes.
     notes.paints.push([heardAt(page.context), frame.pts_us / 1e6, frame.utterance_id, performance.now()]);

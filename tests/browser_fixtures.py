@@ -1,0 +1,137 @@
+"""A real Chromium on the console: its microphone is fed from a file, and it measures for itself what it shows and plays."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BIN_S = 0.01
+"""Width of a step in the levels that `modules/trace.js` notes."""
+WINDOW_S, STEP_S = 3.0, 1.0
+MIN_CORRELATION = 0.8
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "dark"},
+    "phone": PHONE,
+}
+
+
+def chromium() -> str:
+    """Where Chromium is. Skips the test where there is none."""
+    pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[browser]')")
+    found = os.environ.get("LIVEACT_CHROMIUM") or next(
+        (path for name in CHROMIUM if (path := shutil.which(name))), None
+    )
+    if found is None:
+        pytest.skip(f"no Chromium on the path ({', '.join(CHROMIUM)}); apt-get install chromium brings one")
+    return found
+
+
+@asynccontextmanager
+async def browser(voice: Path) -> AsyncIterator[Browser]:
+    """Chromium without a window, whose microphone says that sound file over and over."""
+    path = chromium()
+    from playwright.async_api import async_playwright
+
+    flags = [
+        "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={voice}", "--no-sandbox",
+    ]  # fmt: skip
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        await opened.close()
+
+
+@asynccontextmanager
+async def visit(browser: Browser, url: str, look: str = "light", query: str = "?trace") -> AsyncIterator[Page]:
+    """The console, loaded. Fails at the end where the page threw."""
+    context = await browser.new_context(permissions=["microphone"], accept_downloads=True, **LOOKS[look])
+    page = await context.new_page()
+    thrown: list[str] = []
+    page.on("pageerror", lambda error: thrown.append(str(error)))
+    await page.goto(url + query)
+    await page.wait_for_selector("html[data-ready]")
+    yield page
+    await context.close()
+    assert thrown == []
+
+
+async def begin(page: Page, timeout_s: float = 60.0) -> None:
+    """Start a session and wait until it hears."""
+    await page.click("#start")
+    await page.wait_for_selector("#mic:not([disabled])", timeout=1000 * timeout_s)
+
+
+async def notes(page: Page) -> dict[str, Any]:
+    """What the page has noted of the session: paints, heard, came, events, presses."""
+    found: dict[str, Any] = await page.evaluate(
+        "({paints: liveact.paints, heard: liveact.heard, came: liveact.came, events: liveact.events, presses: liveact.presses})"
+    )
+    return found
+
+
+async def snap(page: Page) -> np.ndarray:
+    """The canvas as it is: uint8 [H, W, 3]."""
+    url: str = await page.evaluate("document.getElementById('picture').toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
+
+def skews(found: dict[str, Any]) -> np.ndarray:
+    """How far each painted frame lies behind the sound that leaves the loudspeaker at that moment, in seconds.
+
+    The player's own idea of its clock is not asked. What was heard (levels by the audio context's time) is laid over what came
+    (levels by media time): in every window of a few seconds with voice, the shift at which they agree tells which media time was
+    heard at which context time. A frame's distance is that media time at its painting less its own.
+    """
+    heard, came = np.asarray(found["heard"], float), np.asarray(found["came"], float)
+    paints = np.asarray([paint[:2] for paint in found["paints"]], float)
+    start, level = heard[0, 0], _gridded(heard, heard[0, 0])
+    first, voice = came[0, 0], _gridded(came, came[0, 0])
+    width = round(WINDOW_S / BIN_S)
+    result = []
+    for at in range(0, len(level) - width, round(STEP_S / BIN_S)):
+        piece = level[at : at + width]
+        if piece.std() < 1e-3 or len(voice) < width:
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(voice, width)
+        spread = windows.std(axis=1)
+        agreement = (windows @ (piece - piece.mean())) / width / np.maximum(spread, 1e-6) / piece.std()
+        best = int(agreement.argmax())
+        if agreement[best] < MIN_CORRELATION:
+            continue  # a stall lies within, or silence
+        shift = (start + at * BIN_S) - (first + best * BIN_S)
+        inside = (paints[:, 0] >= start + at * BIN_S) & (paints[:, 0] < start + at * BIN_S + STEP_S)
+        result.append(paints[inside, 0] - shift - paints[inside, 1])
+    return np.concatenate(result) if result else np.empty(0)
+
+
+def _gridded(levels: np.ndarray, start: float) -> np.ndarray:
+    """Levels by their place on a grid of `BIN_S`; 0 where nothing was."""
+    places = np.rint((levels[:, 0] - start) / BIN_S).astype(int)
+    grid = np.zeros(places.max() + 1)
+    grid[places[places >= 0]] = levels[places >= 0, 1]
+    return grid
+
+
+def shots(folder: Path) -> Path:
+    """Where screenshots go: LIVEACT_SCREENSHOTS, or the test's own folder."""
+    place = Path(os.environ.get("LIVEACT_SCREENSHOTS", folder))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
