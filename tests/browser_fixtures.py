@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BIN_S = 0.01
 """Width of a step in the levels that `modules/trace.js` notes."""
-WINDOW_S, STEP_S = 3.0, 1.0
-MIN_CORRELATION = 0.8
+WINDOW_S, STEP_S, REACH_S = 1.2, 0.2, 1.5
+MIN_AGREEMENT, MIN_SPREAD = 0.95, 0.01
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 LOOKS: dict[str, dict[str, Any]] = {
@@ -97,37 +97,42 @@ def skews(found: dict[str, Any]) -> np.ndarray:
     """How far each painted frame lies behind the sound that leaves the loudspeaker at that moment, in seconds.
 
     The player's own idea of its clock is not asked. What was heard (levels by the audio context's time) is laid over what came
-    (levels by media time): in every window of a few seconds with voice, the shift at which they agree tells which media time was
-    heard at which context time. A frame's distance is that media time at its painting less its own.
+    (levels by media time): in every window with voice, the shift at which they agree tells which media time was heard at which
+    context time. A frame's distance is that media time at its painting less its own. Windows in which the player stood still,
+    or nobody spoke, agree nowhere and are left out.
     """
     heard, came = np.asarray(found["heard"], float), np.asarray(found["came"], float)
     paints = np.asarray([paint[:2] for paint in found["paints"]], float)
-    start, level = heard[0, 0], _gridded(heard, heard[0, 0])
-    first, voice = came[0, 0], _gridded(came, came[0, 0])
-    width = round(WINDOW_S / BIN_S)
+    (start, level), (first, voice) = (_gridded(levels) for levels in (heard, came))
+    width, reach = round(WINDOW_S / BIN_S), round(REACH_S / BIN_S)
     result = []
     for at in range(0, len(level) - width, round(STEP_S / BIN_S)):
+        begins = start + at * BIN_S
         piece = level[at : at + width]
-        if piece.std() < 1e-3 or len(voice) < width:
+        middle = begins + WINDOW_S / 2
+        inside = (paints[:, 0] >= middle - STEP_S / 2) & (paints[:, 0] < middle + STEP_S / 2)
+        if piece.std() < MIN_SPREAD or not inside.any():
             continue
-        windows = np.lib.stride_tricks.sliding_window_view(voice, width)
-        spread = windows.std(axis=1)
-        agreement = (windows @ (piece - piece.mean())) / width / np.maximum(spread, 1e-6) / piece.std()
-        best = int(agreement.argmax())
-        if agreement[best] < MIN_CORRELATION:
-            continue  # a stall lies within, or silence
-        shift = (start + at * BIN_S) - (first + best * BIN_S)
-        inside = (paints[:, 0] >= start + at * BIN_S) & (paints[:, 0] < start + at * BIN_S + STEP_S)
-        result.append(paints[inside, 0] - shift - paints[inside, 1])
+        # The voice comes around again: looked for only near the frames shown, yet far beyond what would be allowed.
+        near = round((paints[inside][0, 1] - WINDOW_S / 2 - first) / BIN_S)
+        low, high = max(0, near - reach), min(len(voice) - width, near + reach)
+        if low >= high:
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(voice[low : high + width], width)
+        agreement = windows @ (piece - piece.mean()) / width / np.maximum(windows.std(axis=1), 1e-6) / piece.std()
+        if agreement.max() >= MIN_AGREEMENT:
+            shift = begins - (first + (low + int(agreement.argmax())) * BIN_S)
+            result.append(paints[inside, 0] - shift - paints[inside, 1])
     return np.concatenate(result) if result else np.empty(0)
 
 
-def _gridded(levels: np.ndarray, start: float) -> np.ndarray:
-    """Levels by their place on a grid of `BIN_S`; 0 where nothing was."""
+def _gridded(levels: np.ndarray) -> tuple[float, np.ndarray]:
+    """When the first was, and levels on a grid of `BIN_S` from there; 0 where nothing was."""
+    start = float(levels[0, 0])
     places = np.rint((levels[:, 0] - start) / BIN_S).astype(int)
     grid = np.zeros(places.max() + 1)
     grid[places[places >= 0]] = levels[places >= 0, 1]
-    return grid
+    return start, grid
 
 
 def shots(folder: Path) -> Path:

@@ -97,14 +97,15 @@ async def test_an_uploaded_portrait_talks_in_step_with_its_sound(
         found = await notes(page)
         await page.click("#end")
     off = skews(found)
+    assert len(off) > 0
     report = {
         "seconds": SECONDS, "painted": len(found["paints"]), "measured": len(off),
         **{f"skew_{name}_ms": round(1000 * value, 1) for name, value in _spread(off).items()}, "page": figures,
     }  # fmt: skip
     with capsys.disabled():
         print(f"\n{json.dumps(report)}")
-    # Under a loud machine pieces lie in stalls and are not measured; most must be.
-    assert len(off) > 0.3 * len(found["paints"])
+    # Pauses of the voice, and stalls of a busy machine, are not measured.
+    assert len(off) > 0.1 * len(found["paints"]) > 10
     assert np.percentile(np.abs(off), 95) <= SKEW_S
     assert np.max(levels) > 0.02, "heard at the page"
     mouth = shipped_judge().see(np.stack(pictures)).mouth[:, 0]

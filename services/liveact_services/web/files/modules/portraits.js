@@ -11,9 +11,9 @@ export class Portraits {
     const grid = at("portraits");
     names.forEach((name, i) => grid.append(this.#tile(name, `portraits/${name}.jpg`, i === 0)));
     this.upload = make("label", { class: "upload" }, "Upload");
-    this.file = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", "aria-label": "Upload a portrait" });
-    this.file.onchange = () => this.file.files[0] && this.take(this.file.files[0]);
-    this.upload.append(this.file);
+    this.input = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", "aria-label": "Upload a portrait" });
+    this.input.onchange = () => this.input.files[0] && this.take(this.input.files[0]);
+    this.upload.append(this.input);
     grid.append(this.upload);
     droppable(this.upload, (file) => this.take(file));
     droppable(at("stage").querySelector(".screen"), (file) => this.take(file));
@@ -24,29 +24,32 @@ export class Portraits {
   take(file) {
     const url = URL.createObjectURL(file);
     this.own?.remove();
-    this.own = this.#tile(file.name || "your portrait", url, true);
+    const name = file.name || "your portrait";
+    this.own = this.#tile(name, url, true, file);
     this.upload.before(this.own);
-    this.#choose(url, file.name || "your portrait");
+    this.#choose(url, name, file);
   }
 
   /** The chosen file's bytes. Throws an Error for people. */
   async bytes() {
-    const bytes = new Uint8Array(await (await fetch(this.url)).arrayBuffer());
+    // An uploaded file as it is: the page's policy lets nothing be fetched but from the service.
+    const bytes = new Uint8Array(await (this.picture ?? (await fetch(this.url))).arrayBuffer());
     if (bytes.length > MAX_BYTES) {
       throw Object.assign(new Error(`That picture has ${(bytes.length / 2 ** 20).toFixed(1)} MiB: accepted are 16.`), { reason: "IMAGE_TOO_LARGE" });
     }
     return bytes;
   }
 
-  #tile(name, url, checked) {
+  #tile(name, url, checked, file = null) {
     const radio = make("input", { type: "radio", name: "portrait", "aria-label": name });
     radio.checked = checked;
-    radio.onchange = () => this.#choose(url, name);
+    radio.onchange = () => this.#choose(url, name, file);
     return make("label", {}, make("img", { src: url, alt: "" }), radio);
   }
 
-  #choose(url, name) {
+  #choose(url, name, file = null) {
     this.url = url;
+    this.picture = file;
     this.chosen(url, name);
   }
 }
