@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import io
 import os
 import shutil
@@ -14,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from liveact_services.conductor.stages import BlockPlan, EncodedFrame, VideoPart
+from stage_fixtures import ScriptedStages
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -133,6 +138,26 @@ def _gridded(levels: np.ndarray) -> tuple[float, np.ndarray]:
     grid = np.zeros(places.max() + 1)
     grid[places[places >= 0]] = levels[places >= 0, 1]
     return start, grid
+
+
+class DrawnStages(ScriptedStages):
+    """Stages that draw instead of computing: what a page does is seen apart from what a busy machine's models do."""
+
+    def __init__(self) -> None:
+        super().__init__(denoise_s=0.2, part_s=0.02)
+
+    async def _parts(self, plan: BlockPlan, denoised: asyncio.Task[None]) -> AsyncIterator[VideoPart]:
+        async for part in super()._parts(plan, denoised):
+            yield dataclasses.replace(part, frames=tuple(_drawn(frame) for frame in part.frames))
+
+
+def _drawn(frame: EncodedFrame) -> EncodedFrame:
+    picture = np.full((64, 64, 3), 235, np.uint8)
+    at = frame.index * 3 % 56
+    picture[at : at + 8] = (75, 83, 214)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG")
+    return dataclasses.replace(frame, data=file.getvalue())
 
 
 def shots(folder: Path) -> Path:
