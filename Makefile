@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out
 
-.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos bench clean
+.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -26,6 +26,10 @@ test: $(STAMP)  ## the whole default test suite
 
 test-slow: $(STAMP)  ## the minutes-long tests
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(STAMP)  ## the console in a real Chromium, which must be installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -m slow tests/test_console.py
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

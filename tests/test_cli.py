@@ -393,8 +393,9 @@ def test_serve_prints_one_ready_line_and_stops_on_a_signal(tmp_path, stand_in, n
     words = ready.split()
     assert words[:2] == ["LIVEACT", "READY"]
     fields = dict(word.split("=", 1) for word in words[2:])
-    assert list(fields) == ["grpc", "preset", "checkpoint", "redis", "startup_s"]
+    assert list(fields) == ["grpc", "console", "preset", "checkpoint", "redis", "startup_s"]
     assert fields["grpc"].startswith("127.0.0.1:")
+    assert fields["console"].startswith("http://127.0.0.1:")
     assert (fields["preset"], fields["checkpoint"], fields["redis"]) == ("tiny", "untrained", "embedded")
     assert float(fields["startup_s"]) < 30
     assert "Gateway is healthy" in err

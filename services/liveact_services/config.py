@@ -178,7 +178,9 @@ class ServiceConfig(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 9000
     """Port of the gRPC proxy."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Ray Serve's own HTTP proxy, which the cluster's readiness probe asks."""
+    """Ray Serve's own HTTP proxy, which the cluster's readiness probe asks, and browsers the console."""
+    console: bool = True
+    """Whether the HTTP port answers browsers: the console, unary calls and the stream over a WebSocket."""
     redis_url: str | None = None
     """redis://... or rediss://...; none: an embedded Valkey."""
     data_dir: Path = Path(".liveact")

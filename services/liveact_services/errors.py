@@ -143,6 +143,12 @@ REASONS: dict[str, Reason] = {
     "QUOTA_FRAME_SIZE": Reason(_FULL, Kind.QUOTA, "The picture is larger than the caller's quota.", "config.width"),
     "QUOTA_MINUTES": Reason(_FULL, Kind.QUOTA, "The caller's minutes of video of this day (UTC) are used up."),
     "QUOTA_REQUESTS": Reason(_FULL, Kind.QUOTA, "The caller makes requests faster than its quota."),
+    # The browser's transport.
+    "ORIGIN_REFUSED": Reason(_DENIED, Kind.PLAIN, "A page of another site called."),
+    "METHOD_UNKNOWN": Reason(StatusCode.UNIMPLEMENTED, Kind.PLAIN, "No unary method has this name."),
+    "BODY_INVALID": Reason(_INVALID, Kind.REQUEST, "The body is not the method's request as JSON or protobuf.", "body"),
+    "MESSAGE_INVALID": Reason(_INVALID, Kind.REQUEST, "A WebSocket frame is no binary StreamAvatarRequest.", "payload"),
+    "SPEECH_UNAVAILABLE": Reason(StatusCode.UNIMPLEMENTED, Kind.PLAIN, "No voice that speaks text is installed."),
     # The service.
     "CAPACITY": Reason(_AWAY, Kind.RETRY, "Every replica is full."),
     "STORE_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The session store does not answer, or takes no writes."),

@@ -22,6 +22,7 @@ from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vae_encoder.deployment import VaeEncoder
 from liveact_services.vault.deployment import Vault
+from liveact_services.web.ingress import WebGateway
 
 ROUTING_STATS_S = 2.0
 """How often routers hear what the replicas hold."""
@@ -53,7 +54,8 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
         return deployment.bind(config, vault)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
-    return _deployment(config, Gateway, config.gateway, Role.FRONTS, router=GatewayRouter).bind(
+    door = serve.ingress()(WebGateway) if config.console else Gateway
+    return _deployment(config, door, config.gateway, Role.FRONTS, name=Gateway.__name__, router=GatewayRouter).bind(
         config,
         opened.config,
         Path(config.checkpoint).name,

@@ -39,10 +39,18 @@ class RunningService:
     """A started service. `stop` ends everything that `start_service` began."""
 
     def __init__(
-        self, address: str, redis: str, checkpoint: str, valkey: EmbeddedValkey | None, redis_url: str = ""
+        self,
+        address: str,
+        redis: str,
+        checkpoint: str,
+        valkey: EmbeddedValkey | None,
+        redis_url: str = "",
+        console: str | None = None,
     ) -> None:
         self.address = address
         """host:port of the gRPC endpoint."""
+        self.console = console
+        """URL of the console; None where it is off."""
         self.redis = redis
         """"embedded", or the URL without its password."""
         self.checkpoint = checkpoint
@@ -106,7 +114,8 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
             valkey = EmbeddedValkey(config.data_dir / "valkey").start()
         redis_url = config.redis_url or (valkey.url if valkey else "")
         address = f"{config.host}:{config.port}"
-        running = RunningService(address, _shown(config.redis_url), config.checkpoint, valkey, redis_url)
+        console = _console(config) if config.console else None
+        running = RunningService(address, _shown(config.redis_url), config.checkpoint, valkey, redis_url, console)
         _start_ray(config, progress)
         _deploy(config, redis_url, running, progress, began + START_TIMEOUT_S)
         _wait_until_serving(address, progress, began + START_TIMEOUT_S)
@@ -226,6 +235,12 @@ def _require_free(host: str, port: int) -> None:
             raise ServiceStartError(
                 f"port {port} on {host} cannot be taken: {error.strerror}; choose another"
             ) from None
+
+
+def _console(config: ServiceConfig) -> str:
+    # A browser cannot go to the address that stands for all of a machine's.
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+    return f"http://{host}:{config.http_port}/"
 
 
 def _shown(url: str | None) -> str:

@@ -50,7 +50,7 @@ def serve(
     """Start the service on this machine.
 
     Prints one line on stdout once it answers, and runs until SIGINT or SIGTERM:
-    LIVEACT READY grpc=HOST:PORT preset=... checkpoint=... redis=... startup_s=...
+    LIVEACT READY grpc=HOST:PORT console=http://HOST:PORT/ preset=... checkpoint=... redis=... startup_s=...
     """
     chosen = options.effective_config(
         config, settings, preset=preset, checkpoint=checkpoint, host=host, port=port, redis_url=redis_url,
@@ -68,8 +68,8 @@ def serve(
             stopped = stop_on_signal()
             startup_s = time.monotonic() - started
             ready = {
-                "grpc": service.address, "preset": chosen.preset, "checkpoint": service.checkpoint,
-                "redis": service.redis, "startup_s": round(startup_s, 1),
+                "grpc": service.address, "console": service.console or "off", "preset": chosen.preset,
+                "checkpoint": service.checkpoint, "redis": service.redis, "startup_s": round(startup_s, 1),
             }  # fmt: skip
             if json:
                 print_json(ready, stdout)

@@ -103,7 +103,7 @@ class Gateway:
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
         """One session, or the continuation of one."""
         try:
-            async for response in self._stream(stream, await self._enter(grpc_context)):
+            async for response in self._stream(stream, await self.enter(grpc_context)):
                 yield response
         except Exception as error:
             known = as_service_error(error)
@@ -112,7 +112,7 @@ class Gateway:
             event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
             yield pb.StreamAvatarResponse(event=event)
 
-    async def _enter(self, context: RayServegRPCContext) -> Caller:
+    async def enter(self, context: RayServegRPCContext) -> Caller:
         """Whose call this is, once it is counted. Raises `ServiceError`."""
         caller = await self._access.caller(context.invocation_metadata())
         await self._requests.spend(caller.tenant)
@@ -319,7 +319,7 @@ class Gateway:
         Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
         """
         try:
-            caller = await self._enter(context)
+            caller = await self.enter(context)
             return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id))
         except Exception as error:
             _set_status(context, as_service_error(error))
