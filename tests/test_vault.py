@@ -187,7 +187,7 @@ class Sent:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def put(self, session: str, block: int, export: bytes, attempt: int) -> None:
+    async def put(self, session: str, block: int, export: bytes, attempt: int, trace: str) -> None:
         await self.free.wait()
         self.got.append((session, block, export))
 
