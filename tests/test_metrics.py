@@ -29,6 +29,9 @@ from stage_fixtures import session_spec
 
 DECLARED = {series: metric for metric in METRICS for series in metric.series}
 QUERIES = [*dashboards(), *rule_queries()]
+WITH_PROMTOOL = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed: it comes with Debian's package prometheus"
+)
 
 
 @pytest.fixture
@@ -113,9 +116,18 @@ SCENES = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed: it comes with Debian's prometheus"
-)
+def promtool(*words: str) -> None:
+    run = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=250, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@WITH_PROMTOOL
+def test_prometheus_takes_the_rules() -> None:
+    promtool("check", "rules", str(RULES))
+
+
+@WITH_PROMTOOL
+@pytest.mark.slow
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
     """Prometheus' own rule tester over series by script, one minute a sample, looked at after seven hours."""
     alerts = [rule["alert"] for rule in rules() if "alert" in rule]
@@ -141,14 +153,7 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
     tests.append({"name": "nothing is heard", "interval": "1m", "input_series": [], "promql_expr_test": [silent]})
     script = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(script))
-    run = subprocess.run(
-        ["promtool", "test", "rules", str(tmp_path / "test.yaml")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
 
 
 # ---- recording ---------------------------------------------------------------------------------------------------------------

@@ -37,17 +37,18 @@ def trace(
     if not found:
         raise BadInput(f"{folder}: no block of such a session or trace is there")
     latest = [one for one in found if one.trace == found[-1].trace]
-    if block is None:
-        # One that was exported shows the way to the Vault as well.
-        chosen = max(latest, key=lambda one: len(list(one.walk())))
-    else:
-        chosen = _numbered(latest, block)
+    chosen = _fullest(latest) if block is None else _numbered(latest, block)
     output = Output(json)
     if opening:
         output.show(_tree("the session's opening", _opening(spans, chosen.trace)))
     about = chosen.attributes
     output.show(_tree(f"block {about['block']} of session {about['session']}, trace {chosen.trace}", [chosen]))
     output.result(_dict(chosen, chosen.began_s))
+
+
+def _fullest(blocks: list[Spent]) -> Spent:
+    """One that was exported, if there is one: it shows the way to the Vault as well."""
+    return max(blocks, key=lambda one: len(list(one.walk())))
 
 
 def _numbered(blocks: list[Spent], block: int) -> Spent:
