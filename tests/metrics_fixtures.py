@@ -63,20 +63,12 @@ class Prometheus:
 
     def query(self, expr: str) -> list[Any]:
         """The vector an expression gives now. Raises `AssertionError` with what Prometheus says of a wrong one."""
+        asked = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
         try:
-            with urllib.request.urlopen(
-                f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expr})}", timeout=20
-            ) as answer:
+            with urllib.request.urlopen(asked, timeout=20) as answer:
                 return json.load(answer)["data"]["result"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{expr}: {error.read().decode()}") from None
-
-    def ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
-                return True
-        except OSError:
-            return False
 
 
 @contextmanager

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from conftest import ROOT
+from liveact_services.observability.config import TelemetryConfig
 from liveact_services.observability.metrics import Metric
+from liveact_services.observability.tracing import TRACING
 
 SHIPPED = ROOT / "services" / "liveact_services" / "observability"
 RULES = SHIPPED / "alerts" / "liveact.yaml"
@@ -86,3 +90,17 @@ class Collected:
 
     def count(self, name: str, **labels: str) -> int:
         return sum(n == name and labels.items() <= own.items() for n, _, own in self.values)
+
+
+CLIENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
+"""A client's traceparent."""
+
+
+@contextmanager
+def tracing_into(folder: Path) -> Iterator[None]:
+    """This process's spans go into the folder, and are all there at the end."""
+    TRACING.start(TelemetryConfig(trace_dir=folder), "Test")
+    try:
+        yield
+    finally:
+        TRACING.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,22 +89,9 @@ async def test_every_metric_is_told_and_every_query_has_an_answer(
 
 
 async def answered(watcher: Prometheus, expr: str) -> bool:
-    """Whether the expression has a value; of an alert, what it compares."""
-    for clause in expr.split(" and "):
-        # An alert has none while all is well.
-        compared = (
-            clause.split(" > ")[0].removeprefix("absent(").removesuffix(")")
-            if " > " in clause or "absent" in clause
-            else clause
-        )
-        if not await asyncio.to_thread(watcher.query, balanced(compared)):
-            return False
-    return True
-
-
-def balanced(expr: str) -> str:
-    """The expression with the closing bracket that `removesuffix` may have taken too much."""
-    return expr + ")" * (expr.count("(") - expr.count(")"))
+    """Whether the expression has a value, or all that an alert compares has: while all is well an alert has none itself."""
+    compared = [re.sub(r"^absent\((.*)\)$", r"\1", clause.split(" > ")[0]) for clause in expr.split(" and ")]
+    return all([await asyncio.to_thread(watcher.query, one) for one in compared])
 
 
 async def a_refusal(client: AvatarClient) -> None:

@@ -25,9 +25,8 @@ from liveact_services.observability.config import TelemetryConfig
 from liveact_services.observability.logs import REMEMBERED, TRACES, AddTraceId, SessionTraces
 from liveact_services.observability.spans import blocks_of, read_spans
 from liveact_services.observability.tracing import Tracing, sampled
+from observability_fixtures import CLIENT
 from stage_fixtures import session_spec
-
-CLIENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
 
 @pytest.fixture
