@@ -33,6 +33,8 @@ DOCUMENTS = (
     "docs/training.md",
     "docs/scaling.md",
     "docs/simulator.md",
+    "docs/observability.md",
+    "docs/runbook.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
