@@ -103,7 +103,8 @@ def _deployment(
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
-        logging_config=logging_config(config.telemetry),
+        # An access line for every call would be some twenty a second and session.
+        logging_config=logging_config(config.telemetry, access=False),
         **extra,
         **_resources(options),
     )

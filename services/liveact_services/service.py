@@ -139,7 +139,7 @@ def _start_ray(config: ServiceConfig, progress: Progress) -> None:
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=SERVICERS),
-        logging_config=logging_config(config.telemetry),
+        logging_config=logging_config(config.telemetry, access=True),
     )
 
 

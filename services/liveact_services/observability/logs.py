@@ -58,9 +58,8 @@ def join_serve_log() -> None:
         ours.handlers, ours.level, ours.propagate = serve_log.handlers, serve_log.level, False
 
 
-def logging_config(telemetry: TelemetryConfig) -> LoggingConfig:
-    """Serve's, for a deployment."""
+def logging_config(telemetry: TelemetryConfig, *, access: bool) -> LoggingConfig:
+    """Serve's, for a deployment or for Serve itself. `access`: whether every call has a line."""
     from ray.serve.schema import LoggingConfig
 
-    # An access line for every call would be some twenty a second and session.
-    return LoggingConfig(encoding=telemetry.log_format.upper(), enable_access_log=False)
+    return LoggingConfig(encoding=telemetry.log_format.upper(), enable_access_log=access)
