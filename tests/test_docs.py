@@ -35,6 +35,8 @@ DOCUMENTS = (
     "docs/scaling.md",
     "docs/weights.md",
     "docs/simulator.md",
+    "docs/observability.md",
+    "docs/runbook.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

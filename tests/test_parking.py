@@ -49,8 +49,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> bool:
-        return await self.vault.put(session, part, block, export, attempt)
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int, trace: str) -> bool:
+        return await self.vault.put(session, part, block, export, attempt, trace)
 
 
 HANDLE = VaultHandle()

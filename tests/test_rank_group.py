@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from liveact_models.memory import memory_bytes
 from liveact_services.config import DenoiserConfig, load_config
 from liveact_services.denoiser.rank_group import SharedRanks
 from liveact_services.denoiser.turns import Turns
+from liveact_services.observability.spans import read_spans
 from liveact_services.placement.pins import ReplicaGone
 from liveact_services.placement.rank_actors import RankActors, RankFailed, rank_resources
 from liveact_services.replica import Compute
+from observability_fixtures import CLIENT, tracing_into
 from stage_fixtures import session_spec
 from test_pools import bound
 from test_turns import BLOCKS, CHECKPOINT, TEXT, WatchedRank, features, opened, performed
@@ -112,6 +115,17 @@ async def test_an_export_is_the_session_as_it_was_though_the_next_block_is_made_
     now, later = two.export("s"), two.snapshot("s")
     await turns.denoise(spec, 1, features(1), None, None)
     assert later() == now != two.export("s")
+
+
+async def test_a_traced_step_tells_when_each_rank_was_at_it(two: SharedRanks, tmp_path: Path) -> None:
+    turns, spec = Turns(two, Compute("two")), opened(two, "traced")  # type: ignore[arg-type]
+    with tracing_into(tmp_path):
+        await turns.denoise(spec, 0, features(0), None, None, CLIENT)
+    steps = [span for span in read_spans(tmp_path) if span.name == "step"]
+    assert len(steps) == 3
+    for step in steps:
+        assert [(child.name, child.attributes["rank"]) for child in step.children] == [("rank", 0), ("rank", 1)]
+        assert all(step.began_s <= child.began_s < child.ended_s <= step.ended_s for child in step.children)
 
 
 async def test_what_one_rank_refuses_the_group_refuses_and_goes_on(two: SharedRanks, ended: Ended) -> None:

@@ -22,6 +22,7 @@ from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError
 from liveact_services.gateway import deployment
+from liveact_services.gateway.call_meter import StreamCall
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.requests import VoiceFormat
@@ -98,7 +99,8 @@ class Gateway(deployment.Gateway):
 
     async def resume(self, frame: int) -> tuple[LiveSession, Stream]:
         """A client comes with its token; the session as it then is here, and the client's new stream."""
-        live, number = await self._resume(pb.Resume(token=TOKEN, next_frame=frame), await self._access.caller(()))
+        wanted, caller = pb.Resume(token=TOKEN, next_frame=frame), await self._access.caller(())
+        live, number = await self._resume(wanted, caller, StreamCall(()))
         introduced = self._introduce(live, TOKEN)
         assert (introduced.next_request, introduced.next_sequence) == (live.next_request, live.next_sequence)
         self.begun.append(live)

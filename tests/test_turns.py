@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from liveact_models.timeline import block_frames
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank
 from liveact_services.denoiser.turns import Turns
+from liveact_services.observability.spans import read_spans
 from liveact_services.placement.pins import ReplicaGone
 from liveact_services.replica import Compute
+from observability_fixtures import CLIENT, tracing_into
 from stage_fixtures import session_spec
 
 CHECKPOINT = open_checkpoint("untrained", "tiny")
@@ -191,3 +195,17 @@ async def test_what_blocks_take_is_measured(rank: WatchedRank, turns: Turns) -> 
     denoised = [await turns.denoise(spec, block, features(block), None, None) for block in range(2)]
     assert 0 < turns.costs.block_s(32, 32) < time.perf_counter() - began  # type: ignore[operator]
     assert denoised[1].denoise_s == pytest.approx(turns.costs.block_s(32, 32), rel=0.5)
+
+
+async def test_a_traced_block_tells_its_steps_and_one_that_is_not_tells_nothing(
+    rank: WatchedRank, turns: Turns, tmp_path: Path
+) -> None:
+    spec = opened(rank, "s")
+    with tracing_into(tmp_path):
+        await turns.denoise(spec, 0, features(0), None, None)
+        await turns.denoise(spec, 1, features(1), None, None, CLIENT)
+    steps = read_spans(tmp_path)
+    assert [(step.name, step.attributes["step"], step.children) for step in steps] == [
+        ("step", n, []) for n in range(3)
+    ]
+    assert all(first.ended_s <= second.began_s for first, second in pairwise(steps))

@@ -187,7 +187,7 @@ class Sent:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def put(self, session: str, block: int, export: bytes, attempt: int) -> None:
+    async def put(self, session: str, block: int, export: bytes, attempt: int, trace: str) -> None:
         await self.free.wait()
         self.got.append((session, block, export))
 
@@ -251,7 +251,7 @@ async def test_a_vault_that_refuses_is_logged_and_stops_nothing(monkeypatch: pyt
     said: list[str] = []
     monkeypatch.setattr(exporter_module.log, "warning", lambda text, *rest, **_: said.append(text % rest))
 
-    async def refuse(session: str, block: int, export: bytes, attempt: int) -> None:
+    async def refuse(session: str, block: int, export: bytes, attempt: int, trace: str) -> None:
         raise VaultFull("no room")
 
     exporter = Exporter(refuse, 2)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.observability.config import TelemetryConfig
 from liveact_services.placement.autoscaling import ScalingRules
 from liveact_services.tenants.source import ENVIRONMENT
 from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
@@ -204,6 +205,7 @@ class ServiceConfig(BaseSettings):
     vae_decoder: StageConfig = StageConfig()
     vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     tenants: str | None = None
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the

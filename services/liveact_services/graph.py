@@ -8,13 +8,13 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig
 
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
 from liveact_services.config import DenoiserConfig, ServiceConfig, StageConfig
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
+from liveact_services.observability.logs import logging_config
 from liveact_services.placement.rank_actors import rank_resources
 from liveact_services.placement.router import GatewayRouter, SessionRouter, VaultRouter
 from liveact_services.placement.serve_policy import Role, autoscaling_config
@@ -106,7 +106,7 @@ def _deployment(
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
         # An access line for every call would be some twenty a second and session.
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=logging_config(config.telemetry, access=False),
         **extra,
         **_resources(options),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,6 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from liveact_models.config import ConfigError, ModelConfig
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import STAGE_SECONDS, STAGE_WAIT_SECONDS
+from liveact_services.observability.process import observe_process
+from liveact_services.observability.tracing import TRACING, now_ns
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-def join_serve_log() -> None:
-    """Have our loggers write where Serve's own do: the replica's log file."""
-    serve_log = logging.getLogger("ray.serve")
-    for name in ("liveact_services", "liveact_models"):
-        ours = logging.getLogger(name)
-        ours.handlers, ours.level, ours.propagate = serve_log.handlers, serve_log.level, False
 
 
 class Compute:
@@ -64,7 +59,7 @@ class Replica:
     def __init__(self, config: ServiceConfig, stage: StageConfig) -> None:
         import torch
 
-        join_serve_log()
+        observe_process(config.telemetry, type(self).__name__)
         # Ray derives OMP_NUM_THREADS from the logical num_cpus, which is a fraction here.
         torch.set_num_threads(stage.threads)
         self.started_at = time.time()
@@ -80,11 +75,43 @@ class Replica:
         """Read once by the router: the oldest replica is filled first."""
         return {"started_at": self.started_at}
 
+    async def staged(self, stage: str, trace: str, function: Callable[..., T], *args: Any) -> T:
+        """What the function gives on the computing thread; its work and its wait are measured, and told in the trace."""
+        asked, began, ended = now_ns(), 0, 0
+
+        def work() -> T:
+            nonlocal began, ended
+            began = now_ns()
+            try:
+                return function(*args)
+            finally:
+                ended = now_ns()
+
+        result = await self.compute.run(work)
+        work_s = (ended - began) / 1e9
+        wait_s = measure_stage(stage, asked, work_s)
+        TRACING.record(stage, trace, asked, ended, wait_s=wait_s, work_s=work_s)
+        return result
+
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica that says no. Raises `RuntimeError` when its computing hangs."""
         if (busy := self.compute.busy_s) > self.config.hang_timeout_s:
             limit = self.config.hang_timeout_s
             raise RuntimeError(f"one call has been computing for {busy:.1f} s, at most {limit:g} s are accepted")
+
+
+def measure_stage(stage: str, asked_ns: int, work_s: float) -> float:
+    """Measure a stage's call that has just ended: its work, and what it waited since it was asked for, which is given."""
+    wait_s = max(0.0, (now_ns() - asked_ns) / 1e9 - work_s)
+    METER.record(STAGE_SECONDS, work_s, stage=stage)
+    METER.record(STAGE_WAIT_SECONDS, wait_s, stage=stage)
+    return wait_s
+
+
+def told_remembered(stage: str, trace: str) -> None:
+    """Tell in the trace that the stage had nothing to compute."""
+    moment = now_ns()
+    TRACING.record(stage, trace, moment, moment, remembered=True)
 
 
 def replica_id() -> str:

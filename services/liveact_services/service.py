@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from liveact_services.config import ServiceConfig
+from liveact_services.observability.logs import logging_config
 from liveact_services.sessions.embedded import EmbeddedValkey
 from liveact_services.sessions.server import require_suitable
 
@@ -140,12 +141,14 @@ def _start_ray(config: ServiceConfig, progress: Progress) -> None:
     ray.init(
         num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES, configure_logging=True,
+        _metrics_export_port=config.telemetry.metrics_port or None,
     )  # fmt: skip
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     progress(f"starting the gRPC proxy on port {config.port}")
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=SERVICERS),
+        logging_config=logging_config(config.telemetry, access=True),
     )
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.fencing import Fence
+from liveact_services.observability.logs import TRACES
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import CAPACITY, FILLED, HELD, WAITING
 from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
 from liveact_services.vault.exporter import Exported, Exporter, Snapshot, put_into
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
     from liveact_services.conductor.parts import Part
+    from liveact_services.conductor.stages import SessionSpec
     from liveact_services.config import ServiceConfig, StageConfig
 
 UNASKED_S = 90.0
@@ -28,9 +32,11 @@ LOOK_S = 5.0
 class Stateful:
     """What a replica says of the sessions it holds."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, pool: str = "") -> None:
+        """`pool`: "" for a replica that serves all."""
         self.capacity = capacity
         """Sessions it takes at most."""
+        self.pool = pool
         self.started_at = time.time()
         self._draining = self._let_go = False
         self._turned_away: deque[tuple[float, str]] = deque()
@@ -74,23 +80,35 @@ class Stateful:
     async def record_routing_stats(self) -> dict[str, Any]:
         """What routers hear of this replica, every few seconds."""
         held, capacity = self.filled()
+        self._measure(held, capacity)
         return {"held": held, "capacity": capacity, "draining": self._draining}
+
+    def _measure(self, filled: float, capacity: float) -> None:
+        """Tell how full it is: Serve asks often enough for that, whatever is configured."""
+        METER.record(HELD, self.held(), pool=self.pool)
+        METER.record(CAPACITY, capacity, pool=self.pool)
+        METER.record(FILLED, filled / capacity, pool=self.pool)
+        METER.record(WAITING, self._due_again(), pool=self.pool)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
-        # Who asks again does so as a new session: over this time each counts once.
-        oldest = time.monotonic() - ASK_AGAIN_S
-        while self._turned_away and self._turned_away[0][0] < oldest:
-            self._turned_away.popleft()
         taken, capacity = self.filled()
         return {
             "held": float(self.held()),
             "used": taken / capacity,
             "waiting": self.waiting(),
-            "turned_away": float(len({session for _, session in self._turned_away})),
+            "turned_away": float(self._due_again()),
             "draining": float(self._draining),
             "started_at": self.started_at,
         }
+
+    def _due_again(self) -> int:
+        """Sessions turned away that have yet to ask again."""
+        # Who asks again does so as a new session: over this time each counts once.
+        oldest = time.monotonic() - ASK_AGAIN_S
+        while self._turned_away and self._turned_away[0][0] < oldest:
+            self._turned_away.popleft()
+        return len({session for _, session in self._turned_away})
 
 
 class Kept(Protocol):
@@ -109,10 +127,16 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
     """
 
     def __init__(
-        self, config: ServiceConfig, stage: StageConfig, capacity: int, part: Part, vault: DeploymentHandle | None
+        self,
+        config: ServiceConfig,
+        stage: StageConfig,
+        capacity: int,
+        part: Part,
+        vault: DeploymentHandle | None,
+        pool: str = "",
     ) -> None:
         Replica.__init__(self, config, stage)
-        Stateful.__init__(self, capacity)
+        Stateful.__init__(self, capacity, pool)
         self._sessions: dict[str, K] = {}
         self._exporter = Exporter(put_into(vault, part), config.sessions.export_blocks)
         self._fence = Fence()
@@ -154,9 +178,14 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
         """What was sent to the Vault from here so far."""
         return self._exporter.exported
 
-    def _offer(self, session: str, held: K, block: int, attempt: int) -> None:
-        """The session stands before `block`, where its value may be exported."""
-        self._exporter.offer(session, block, lambda: self._snapshot(held), attempt)
+    def _come(self, spec: SessionSpec, attempt: int) -> None:
+        """A session is to be held here. Raises `Superseded` after a later attempt."""
+        TRACES.note(spec.session, spec.trace)
+        self._fence.enter(spec.session, attempt)
+
+    def _offer(self, session: str, held: K, block: int, attempt: int, trace: str = "") -> None:
+        """The session stands before `block`, where its value may be exported. `trace`: the span of the block before that."""
+        self._exporter.offer(session, block, lambda: self._snapshot(held), attempt, trace)
 
     def _snapshot(self, held: K) -> Snapshot:
         """The session's part as it is at this block boundary."""

@@ -22,8 +22,9 @@ class AudioEncoder(Replica):
         super().__init__(config, config.audio_encoder)
         self._encoder = self.checkpoint.load_audio_encoder(device=str(self.device))
 
-    async def encode(self, voice: BlockVoice, block: int) -> Features:
+    async def encode(self, voice: BlockVoice, block: int, trace: str = "") -> Features:
         """Features of the frames [start - 2, stop + 2) of the block."""
         came = time.monotonic()
-        features = await self.compute.run(encode_voice, self._encoder, voice, block, self.model_config.trained_fps)
+        fps = self.model_config.trained_fps
+        features = await self.staged("audio", trace, encode_voice, self._encoder, voice, block, fps)
         return replace(features, held_s=time.monotonic() - came)

@@ -21,6 +21,7 @@ from liveact_services.cli import (
     serve,
     stream,
     tenants,
+    trace,
     train,
     weights,
 )
@@ -84,6 +85,7 @@ app.command()(demo.demo)
 app.command()(parity.parity)
 app.command()(doctor.doctor)
 app.command()(drain.drain)
+app.command()(trace.trace)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tenants.app, name="tenants")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import stat
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +22,7 @@ from liveact_services.conductor.stages import Codec, Idle, Pacing
 
 if TYPE_CHECKING:
     from liveact.v1 import avatar_pb2 as pb2
-    from liveact_services.client import Outage, StreamReport, Voice
+    from liveact_services.client import AvatarClient, Outage, StreamReport, Voice
     from liveact_services.client.recorder import FramePipe, Mp4Recorder
     from liveact_services.client.voice import Pace
 
@@ -44,6 +47,9 @@ def stream(
     seed: options.Seed = 0,
     rate: Annotated[int, typer.Option(help="Samples a second of raw voice on stdin.")] = 16000,
     token: options.Token = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Ask the service to trace the stream, and say its id.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Make a portrait talk: IMAGE and VOICE to a service, the video to a file or a player.
@@ -61,28 +67,42 @@ def stream(
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip
+    connect = partial(_connect, server, token, _traced() if trace else ())
     if out == PIPE:
-        report = _stream_to_pipe(server, token, config, voice, rate, pacing.value)
+        report = _stream_to_pipe(connect, config, voice, rate, pacing.value)
         Output(json, people_on_stderr=True).show(report.table("stream"))
         return
     from liveact_services.client import Mp4Recorder
 
     with Mp4Recorder(Path(out)) as recorder:
-        report = asyncio.run(_stream(server, token, config, voice, rate, pacing.value, recorder))
+        report = asyncio.run(_stream(connect, config, voice, rate, pacing.value, recorder))
     output = Output(json)
     output.show(report.table("stream"), f"written to {out}")
     output.result({"out": out, **report.to_dict()})
 
 
+def _traced() -> tuple[tuple[str, str]]:
+    """Metadata that asks for a trace of its own, whose id is said on stderr."""
+    trace, span = secrets.token_hex(16), secrets.token_hex(8)
+    note(f"trace {trace}")
+    return (("traceparent", f"00-{trace}-{span}-01"),)
+
+
+def _connect(server: str, token: str | None, metadata: tuple[tuple[str, str], ...]) -> AvatarClient:
+    from liveact_services.client import AvatarClient
+
+    return AvatarClient(server, token=token, metadata=metadata)
+
+
 def _stream_to_pipe(
-    server: str, token: str | None, config: pb2.SessionConfig, voice: str, rate: int, pace: Pace
+    connect: Callable[[], AvatarClient], config: pb2.SessionConfig, voice: str, rate: int, pace: Pace
 ) -> StreamReport:
     from liveact_services.client import FramePipe
 
     try:
         with reserved_stdout() as stdout:
             pipe = FramePipe(stdout.buffer)
-            report = asyncio.run(_stream(server, token, config, voice, rate, pace, pipe))
+            report = asyncio.run(_stream(connect, config, voice, rate, pace, pipe))
             pipe.close()
             return report
     except BrokenPipeError:
@@ -91,19 +111,18 @@ def _stream_to_pipe(
 
 
 async def _stream(
-    server: str,
-    token: str | None,
+    connect: Callable[[], AvatarClient],
     config: pb2.SessionConfig,
     voice: str,
     rate: int,
     pace: Pace,
     sink: Mp4Recorder | FramePipe,
 ) -> StreamReport:
-    from liveact_services.client import AvatarClient, RecordedVoice, speak
+    from liveact_services.client import RecordedVoice, speak
 
     source = await open_voice(voice, rate)
     total = source.seconds if isinstance(source, RecordedVoice) else None
-    async with AvatarClient(server, token=token) as client:
+    async with connect() as client:
         with frame_progress("streaming") as bar:
             task = bar.add_task("", total=total, frames=0)
             return await speak(

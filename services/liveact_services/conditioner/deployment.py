@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from liveact_services.encoders import encode_image, encode_text
-from liveact_services.replica import Recent, Replica
+from liveact_services.replica import Recent, Replica, told_remembered
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
@@ -24,19 +24,24 @@ class Conditioner(Replica):
         self._prompts: Recent[str, np.ndarray] = Recent(256)
         self._portraits: Recent[str, np.ndarray] = Recent(64)
 
-    async def text(self, prompt: str) -> np.ndarray:
+    async def text(self, prompt: str, trace: str = "") -> np.ndarray:
         """The prompt's embedding, float32 [tokens, text_dim]; at most text_len tokens."""
         cached = self._prompts.get(prompt)
         if cached is None:
-            cached = await self.compute.run(encode_text, self._text, prompt, self.model_config.transformer.text_len)
+            length = self.model_config.transformer.text_len
+            cached = await self.staged("text", trace, encode_text, self._text, prompt, length)
             self._prompts.put(prompt, cached)
+        else:
+            told_remembered("text", trace)
         return cached
 
-    async def image(self, portrait: np.ndarray) -> np.ndarray:
+    async def image(self, portrait: np.ndarray, trace: str = "") -> np.ndarray:
         """CLIP tokens of a portrait [3, H, W] in [-1, 1]: float32 [clip_tokens, clip_dim]."""
         key = hashlib.sha256(portrait.tobytes()).hexdigest()
         cached = self._portraits.get(key)
         if cached is None:
-            cached = await self.compute.run(encode_image, self._image, portrait, self.device)
+            cached = await self.staged("image", trace, encode_image, self._image, portrait, self.device)
             self._portraits.put(key, cached)
+        else:
+            told_remembered("image", trace)
         return cached

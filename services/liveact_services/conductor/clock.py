@@ -28,6 +28,8 @@ class PlayClock:
         self.origin: float | None = None
         self.stalls = 0
         self.stalled_s = 0.0
+        self.block_s: float | None = None
+        """What the block took that was delivered last; None for one that was not made for it."""
         self._first: int = 0
         self._start: float | None = None
         """The first block there is for this clock, and the media time at which that goes on; None: where the block starts."""
@@ -73,9 +75,11 @@ class PlayClock:
         # At once up and slowly down: on a device shared with others the next block may have to wait as long as the slowest.
         self._block_s = max(took, 0.9 * self._block_s + 0.1 * took)
         self.sent(block)
+        self.block_s = took
 
     def sent(self, block: int) -> None:
         """The first frames of the block have gone out now, made for it or not."""
+        self.block_s = None
         moment = self.now()
         due = self.shown_at(block)
         if self.origin is None or due is None:

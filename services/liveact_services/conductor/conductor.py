@@ -22,6 +22,7 @@ from liveact_services.conductor.points import Page, Position, State
 from liveact_services.conductor.speech import Speech
 from liveact_services.conductor.stages import BlockPlan, Idle, Pacing, SessionSpec, Stages, VideoPart
 from liveact_services.errors import fail
+from liveact_services.observability.tracing import NO_SPAN, TRACING, Span
 
 IN_FLIGHT = 2
 """Blocks unfinished at a time: one is decoded while the next is denoised."""
@@ -40,6 +41,9 @@ class Started:
     """Frames of it that the client has from elsewhere."""
     again: bool = False
     """Whether another process planned it."""
+    span: Span = NO_SPAN
+    first_s: float = 0.0
+    """Seconds to its first frames."""
 
 
 class Conductor:
@@ -234,12 +238,13 @@ class Conductor:
         applied = () if prompt is None else (self._applied(block, prompt),)
         now, made = self.clock.now(), self._made_blocks
         idle = self._idle(block, planned.utterances, prompt)
-        plan = None
+        plan, span = None, NO_SPAN
         if isinstance(idle, AsyncIterator):
             parts: AsyncIterator[VideoPart] = idle
         else:
             due_s = None if self.spec.pacing is Pacing.FASTEST else self.clock.due_s(block)
-            plan = BlockPlan(made, planned.voice, prompt, due_s, backward=idle is not None)
+            span = TRACING.block(self.spec.trace, block, session=self.spec.session, due_s=due_s or 0.0)
+            plan = BlockPlan(made, planned.voice, prompt, due_s, backward=idle is not None, trace=span.trace)
             self._made_blocks += 1
             self._numbers.append((made, block))
             parts = self._stages.submit(plan)
@@ -250,7 +255,7 @@ class Conductor:
         if self._journal is not None and plan is not None:
             # Written while the block is made.
             self._journal.note(page)
-        return Started(page, parts, now)
+        return Started(page, parts, now, span=span)
 
     def as_shown(self, move: Moved) -> Moved:
         """The same, counted in what is shown: the stages do not know of blocks that are shown again."""
@@ -282,22 +287,32 @@ class Conductor:
             if isinstance(one, Event):
                 self._emit(one)
                 continue
-            page, given = one.page, one.given
-            async for part in await self._shown_again(one) if page.plan is None else one.parts:
-                if given == one.given:
-                    await self._begin(one, part)
-                spoken = page.utterances[given : given + len(part.frames)]
-                given += len(part.frames)
-                self.delivered_frames += len(part.frames)
-                self._emit(Video(part, spoken))
+            try:
+                await self._deliver_block(one)
+            except BaseException as error:
+                one.span.end(error)
+                raise
+            one.span.end(first_frames_s=one.first_s)
             if not one.again:
                 room.release()
+
+    async def _deliver_block(self, one: Started) -> None:
+        page, given = one.page, one.given
+        async for part in await self._shown_again(one) if page.plan is None else one.parts:
+            if given == one.given:
+                await self._begin(one, part)
+            spoken = page.utterances[given : given + len(part.frames)]
+            given += len(part.frames)
+            self.delivered_frames += len(part.frames)
+            self._emit(Video(part, spoken))
 
     async def _begin(self, one: Started, part: VideoPart) -> None:
         """A block's first frames are there: emit what comes before them."""
         page, sure = one.page, one.page.state.position
+        one.first_s = self.clock.now() - one.at
         if self._journal is not None:
-            await self._journal.written(page.block)
+            with TRACING.span("journal", one.span.trace):
+                await self._journal.written(page.block)
             sure = self._journal.position
         # Of a block that the client has begun with it has the events too.
         for event in page.events if one.given == 0 else ():

@@ -238,7 +238,7 @@ class MovingStages(ResilientStages):
     def _tell(self, part: Part, boundary: Boundary, stall_s: float) -> None:
         frame = max(self._next_frame, block_frames(boundary.block).start)
         shown = block_of_frame(max(self._next_frame - 1, 0))
-        self._listener(Moved((part,), shown, frame, stall_s))
+        self._listener(Moved((part,), shown, frame, stall_s, "leaving"))
 
     async def _stay(self, part: Part, replica: str, boundary: Boundary, attempt: int) -> None:
         """The value is in the Vault, and the part stays where it is."""

@@ -56,6 +56,8 @@ class Moved:
     stall_s: float
     """Seconds from noticing the loss to that frame, or, while no block was under way, to being ready for one. Of a session
     that left: from the end of its last block there to being ready for that frame; what was made is shown meanwhile."""
+    cause: str = "lost"
+    """Or `leaving`, with its replica, or `gateway`, with its Gateway."""
 
 
 Latents = Any

@@ -6,7 +6,7 @@ Nothing here knows Ray or gRPC: a stage is something awaitable, whether it runs 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +61,8 @@ class SessionSpec:
     """The tenant's share of a contended Denoiser, relative to other tenants'."""
     pool: str = "default"
     """The Denoisers meant for it."""
+    trace: str = field(default="", compare=False)
+    """The span of the call that began it, as a traceparent; it agrees to nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class BlockPlan:
     nobody waits for a moment."""
     backward: bool = False
     """Whether its frames are wanted from last to first as well."""
+    trace: str = field(default="", compare=False)
+    """The block's span as a traceparent; "" where it is not traced."""
 
 
 @dataclass(frozen=True)

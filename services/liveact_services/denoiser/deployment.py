@@ -19,7 +19,10 @@ from liveact_services.denoiser.rank import Conditions, RankGroup
 from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
 from liveact_services.denoiser.warm_up import warm_up
-from liveact_services.replica import replica_id
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import SESSION_MEMORY
+from liveact_services.observability.tracing import TRACING, now_ns
+from liveact_services.replica import measure_stage, replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vault.exporter import Snapshot
@@ -47,8 +50,8 @@ class Denoiser(StatefulReplica[_Held]):
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
         limits = config.sessions
-        super().__init__(config, config.denoisers[pool], limits.max_sessions, Part.DENOISER, vault)
         stage = config.denoisers[pool]
+        super().__init__(config, stage, limits.max_sessions, Part.DENOISER, vault, pool)
         self._ranks: RankGroup = start_ranks(self, stage)
         if stage.num_gpus > 0:
             log.info("warm after %.1f s", warm_up(self._ranks, self.model_config))
@@ -65,7 +68,7 @@ class Denoiser(StatefulReplica[_Held]):
         Raises `ReplicaFull` when the device has no time or memory for it, when as many sessions are held as the config allows,
         or when it is drained, and `Superseded` after a later attempt.
         """
-        self._fence.enter(spec.session, attempt)
+        self._come(spec, attempt)
         async with self._admitted(spec) as held:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
             held.order = BlockOrder(0, attempt)
@@ -76,7 +79,7 @@ class Denoiser(StatefulReplica[_Held]):
 
         Raises `StateError` for an export that cannot be adopted, `ReplicaFull` and `Superseded` as `open` does.
         """
-        self._fence.enter(spec.session, attempt)
+        self._come(spec, attempt)
         async with self._admitted(spec) as held:
             block = await self.compute.run(self._ranks.adopt, spec, exported)
             held.order = BlockOrder(block, attempt)
@@ -111,7 +114,7 @@ class Denoiser(StatefulReplica[_Held]):
         held, asked = self._held(session), time.monotonic()
         block = await self.settle(session, attempt)
         finishing_s = time.monotonic() - asked
-        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt)
+        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt, held.spec.trace)
         held.left = True
         return Boundary(block, saved, finishing_s)
 
@@ -127,6 +130,7 @@ class Denoiser(StatefulReplica[_Held]):
         text: np.ndarray | None,
         attempt: int = 0,
         due_s: float | None = None,
+        trace: str = "",
     ) -> Denoised:
         """The block's latents; waits for the blocks before it. Raises `ReplicaGone` for a session not held here.
 
@@ -134,11 +138,19 @@ class Denoiser(StatefulReplica[_Held]):
         """
         held = self._held(session)
         due = None if due_s is None else time.monotonic() + due_s - features.held_s
-        async with held.order.turn(block, attempt):
-            held.left = False
-            denoised = await self._turns.denoise(held.spec, block, features, text, due)
-            self._offer(session, held, block + 1, attempt)
-            return denoised
+        asked = now_ns()
+        span = TRACING.begin("denoise", trace, asked, block=block, pool=self.pool)
+        try:
+            async with held.order.turn(block, attempt):
+                held.left = False
+                denoised = await self._turns.denoise(held.spec, block, features, text, due, span.trace)
+                self._offer(session, held, block + 1, attempt, trace)
+        except BaseException as error:
+            span.end(error)
+            raise
+        wait_s = measure_stage("denoise", asked, denoised.denoise_s)
+        span.end(wait_s=wait_s, work_s=denoised.denoise_s)
+        return denoised
 
     async def export(self, session: str) -> bytes:
         """The Denoiser's part of the session's value, at the present block boundary."""
@@ -190,6 +202,12 @@ class Denoiser(StatefulReplica[_Held]):
             self._forget(spec.session, ended=False)
             await self.compute.run(self._ranks.close, spec.session)
             raise
+
+    def _measure(self, filled: float, capacity: float) -> None:
+        super()._measure(filled, capacity)
+        if specs := [held.spec for held in self._sessions.values()]:
+            memory = sum(map(self._ranks.memory_of, specs)) / len(specs)
+            METER.record(SESSION_MEMORY, memory, pool=self.pool)
 
     def _snapshot(self, held: _Held) -> Snapshot:
         return self._ranks.snapshot(held.spec.session)

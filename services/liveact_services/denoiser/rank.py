@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -63,6 +63,9 @@ class RankGroup(Protocol):
 
         Between two steps other sessions may take theirs. Until the last the session is what it was before `begin`.
         """
+
+    def last_step(self) -> Sequence[tuple[int, int]]:
+        """When each of several ranks began and ended its part of the last `advance`, ns of unix time; of one rank, nothing."""
 
     def give_up(self, session: str) -> None:
         """Forget the session's unfinished block; none is no error."""
@@ -196,6 +199,9 @@ class LocalRank:
         with self._lock:
             self._states[session] = block.state
         return Denoised(array, block.audio_s, block.spent_s + time.perf_counter() - began)
+
+    def last_step(self) -> Sequence[tuple[int, int]]:
+        return ()
 
     def give_up(self, session: str) -> None:
         self._under_way.pop(session, None)

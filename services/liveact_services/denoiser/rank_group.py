@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,7 @@ class SharedRanks:
         makes = [partial(SharedRank, rank, self._store.port, config, stage) for rank in range(stage.ranks)]
         self._ranks = RankActors(makes, group, stage.rank_timeout_s, REFUSALS, end)
         self._held: dict[str, _Held] = {}
+        self._last_step: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 
     @property
@@ -94,7 +95,12 @@ class SharedRanks:
         self._ranks.call("begin", session, block, features, text)
 
     def advance(self, session: str) -> Denoised | None:
-        return self._ranks.call("advance", session)[0]
+        answers = self._ranks.answers("advance", self._ranks.submit("advance", session))
+        self._last_step = [(answer.began_ns, answer.ended_ns) for answer in answers]
+        return answers[0].value
+
+    def last_step(self) -> Sequence[tuple[int, int]]:
+        return self._last_step
 
     def give_up(self, session: str) -> None:
         self._ranks.call("give_up", session)

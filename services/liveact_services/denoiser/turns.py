@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.scheduler import Block, Scheduler
 from liveact_services.independent import independent
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import STEP_SECONDS
+from liveact_services.observability.tracing import TRACING, now_ns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +31,9 @@ class _Wanted:
     features: Features
     text: np.ndarray | None
     done: asyncio.Future[Denoised]
+    trace: str = ""
     spent_s: float = 0.0
+    step: int = 0
 
     def fail(self, error: BaseException) -> None:
         if not self.done.done():
@@ -47,7 +52,13 @@ class Turns:
         self._stepping: asyncio.Task[None] | None = None
 
     async def denoise(
-        self, spec: SessionSpec, block: int, features: Features, text: np.ndarray | None, due: float | None
+        self,
+        spec: SessionSpec,
+        block: int,
+        features: Features,
+        text: np.ndarray | None,
+        due: float | None,
+        trace: str = "",
     ) -> Denoised:
         """The block's latents. `due`: when they are to be there, on this process's monotonic clock; None: background.
 
@@ -57,7 +68,7 @@ class Turns:
         block_s = self.costs.block_s(spec.width, spec.height) or 0.0
         waiting = Block(spec.session, spec.tenant, spec.weight, due, steps, block_s / steps)
         done: asyncio.Future[Denoised] = asyncio.get_running_loop().create_future()
-        self._wanted[waiting] = _Wanted(spec, block, features, text, done)
+        self._wanted[waiting] = _Wanted(spec, block, features, text, done, trace)
         self._scheduler.enter(waiting)
         self._wake()
         try:
@@ -109,9 +120,16 @@ class Turns:
 
     def _step(self, wanted: _Wanted, first: bool) -> tuple[Denoised | None, float]:
         """One step, on the computing thread; the block's latents with its last."""
-        began = time.perf_counter()
+        began, began_ns = time.perf_counter(), now_ns()
         session = wanted.spec.session
         if first:
+            wanted.step = 0
             self._ranks.begin(session, wanted.block, wanted.features, wanted.text)
         denoised = self._ranks.advance(session)
-        return denoised, time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        METER.record(STEP_SECONDS, seconds)
+        span = TRACING.record("step", wanted.trace, began_ns, now_ns(), step=wanted.step)
+        for rank, (rank_began, rank_ended) in enumerate(self._ranks.last_step()):
+            TRACING.record("rank", span, rank_began, rank_ended, rank=rank)
+        wanted.step += 1
+        return denoised, seconds

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from grpc_health.v1 import health_pb2
 
 import liveact_services
 from liveact.v1 import avatar_pb2 as pb
@@ -20,15 +19,20 @@ from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
+from liveact_services.gateway.call_meter import StreamCall, refused
 from liveact_services.gateway.catalogue import Catalogue
+from liveact_services.gateway.health import Health
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
 from liveact_services.gateway.serve_stages import ServeArchive, StageHandles, serve_stages
+from liveact_services.gateway.session_meter import measure_sessions
 from liveact_services.gateway.takeover import take_over
 from liveact_services.gateway.warm_up import warm_up
+from liveact_services.observability.process import observe_process
+from liveact_services.observability.tracing import TRACING
 from liveact_services.placement.departing import until_stopped
-from liveact_services.replica import join_serve_log, replica_id
+from liveact_services.replica import replica_id
 from liveact_services.sessions import (
     AvatarStore,
     Database,
@@ -56,7 +60,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
-class Gateway:
+class Gateway(Health):
     """Admits sessions, runs a Conductor for each, and answers for avatars, sessions and health."""
 
     def __init__(
@@ -72,10 +76,10 @@ class Gateway:
         vae_decoder: DeploymentHandle,
         vault: DeploymentHandle,
     ) -> None:
-        join_serve_log()
+        observe_process(config.telemetry, type(self).__name__)
         self._config, self._model, self._checkpoint = config, model, checkpoint
         self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoisers, vae_decoder, vault)
-        database = Database.connect(redis_url)
+        self._database = database = Database.connect(redis_url)
         self._store, self._leases, self._avatars = SessionStore(database), Leases(database), AvatarStore(database)
         self._requests = RequestQuota(database)
         directory = config.open_tenants()
@@ -92,6 +96,7 @@ class Gateway:
             Sweeper(self._store).run(),
             self._recheck(),
             self._leave(),
+            self._measure(),
             *([directory.run()] if directory else []),
         ]
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -102,15 +107,19 @@ class Gateway:
         self, stream: gRPCInputStream, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
         """One session, or the continuation of one."""
+        call = StreamCall(grpc_context.invocation_metadata())
         try:
-            async for response in self._stream(stream, await self.enter(grpc_context)):
+            async for response in self._stream(stream, await self.enter(grpc_context), call):
                 yield response
         except Exception as error:
             known = as_service_error(error)
+            call.failed(known)
             _set_status(grpc_context, known)
             # The status travels with a message (see `_answer`), so the failure is told as an event too.
             event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
             yield pb.StreamAvatarResponse(event=event)
+        finally:
+            call.end()
 
     async def enter(self, context: RayServegRPCContext) -> Caller:
         """Whose call this is, once it is counted. Raises `ServiceError`."""
@@ -119,14 +128,15 @@ class Gateway:
         return caller
 
     async def _stream(
-        self, stream: AsyncIterator[pb.StreamAvatarRequest], caller: Caller
+        self, stream: AsyncIterator[pb.StreamAvatarRequest], caller: Caller, call: StreamCall
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
         config = await requests.first_config(stream, self._config.sessions.config_timeout_s)
         if config.HasField("resume"):
-            live, number = await self._resume(config.resume, caller)
+            live, number = await self._resume(config.resume, caller, call)
             token = config.resume.token
         else:
-            live, token = await self._admit(config, caller)
+            live, token = await self._admit(config, caller, call.trace)
+            call.serves(live)
             number = live.attach(caller)
         reader = asyncio.create_task(self._read(stream, live, number))
         try:
@@ -160,17 +170,18 @@ class Gateway:
         if lost or not closed:
             live.abandon(number)
 
-    async def _admit(self, config: pb.SessionConfig, caller: Caller) -> tuple[LiveSession, str]:
+    async def _admit(self, config: pb.SessionConfig, caller: Caller, trace: str) -> tuple[LiveSession, str]:
         if self._leaving:
             raise fail("SHUTTING_DOWN", "this server stops")
         limits = self._config.sessions
         session = names.new_id()
         # The config may have come a while after the call.
         tenant = self._access.check(caller)
-        spec = requests.session_spec(config, session, self._model, limits, tenant)
+        spec = dataclasses.replace(requests.session_spec(config, session, self._model, limits, tenant), trace=trace)
         voice = requests.voice_format(config.audio_format)
         image = await self._image(config, tenant.id)
-        picture = await asyncio.to_thread(requests.portrait, image, spec.width, spec.height)
+        with TRACING.span("portrait", trace):
+            picture = await asyncio.to_thread(requests.portrait, image, spec.width, spec.height)
         token = new_resume_token(session)
         now = time.time()
         record = SessionRecord(
@@ -181,7 +192,8 @@ class Gateway:
             resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool,
         )  # fmt: skip
         ledger = Ledger(record, self._store, self._leases, self._id, limits, tenant.quotas)
-        await ledger.admit()
+        with TRACING.span("admit", trace):
+            await ledger.admit()
         stages = self._stages(ledger)
         journal = Journal(self._archive, session, ledger.attempt, stages.protect)
         live = LiveSession(spec, voice, stages, ledger, limits, self._ended, journal)
@@ -198,7 +210,8 @@ class Gateway:
             case _:
                 raise fail("PORTRAIT_MISSING", "neither image nor avatar is set")
 
-    async def _resume(self, resume: pb.Resume, caller: Caller) -> tuple[LiveSession, int]:
+    async def _resume(self, resume: pb.Resume, caller: Caller, call: StreamCall) -> tuple[LiveSession, int]:
+        call.resumes()
         tenant = self._access.check(caller)
         record = await self._store.resume(resume.token, tenant.id)
         # One after the other: of two streams that come for one session the second finds what the first has made.
@@ -209,10 +222,14 @@ class Gateway:
                 await live.let_go()
                 live = None
             if live is None:
-                return await self._take_over(record, resume.next_frame, tenant.quotas, caller)
+                taken = await self._take_over(record, resume.next_frame, tenant.quotas, caller)
+                call.resumed(taken[0], "taken_over")
+                return taken
             live.ledger.quotas = tenant.quotas
             await live.ledger.attach()
-            return live, live.resume(resume.next_frame, caller)
+            number = live.resume(resume.next_frame, caller)
+            call.resumed(live, "here")
+            return live, number
 
     async def _take_over(
         self, record: SessionRecord, frame: int, quotas: Quotas, caller: Caller
@@ -265,6 +282,13 @@ class Gateway:
                     live.ledger.quotas = self._access.check(live.caller).quotas
                 except ServiceError as error:
                     live.turn_away(error)
+
+    async def _measure(self) -> None:
+        """Tell what runs here."""
+        while True:
+            held = [(live.ledger.record.state, live.spec.pool) for live in self._live.values()]
+            measure_sessions(held, self._handles.denoisers, store_away=self._database.away)
+            await asyncio.sleep(CHECK_S)
 
     # ---- avatars and sessions ----------------------------------------------------------------------------------------------
 
@@ -322,7 +346,9 @@ class Gateway:
             caller = await self.enter(context)
             return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id))
         except Exception as error:
-            _set_status(context, as_service_error(error))
+            known = as_service_error(error)
+            refused(known)
+            _set_status(context, known)
             return empty
 
     # ---- the server --------------------------------------------------------------------------------------------------------
@@ -347,23 +373,6 @@ class Gateway:
             return 0
         return sum(live.spec.tenant == tenant for live in self._live.values())
 
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
-    ) -> health_pb2.HealthCheckResponse:
-        """SERVING once a session has gone through every stage, and until this server stops."""
-        return health_pb2.HealthCheckResponse(status=self._health())
-
-    async def Watch(
-        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status now, and whenever it changes."""
-        last = None
-        while True:
-            if (status := self._health()) != last:
-                last = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            await asyncio.sleep(1)
-
     async def _leave(self) -> None:
         """Serve stops a Gateway without telling it: its streams go on until `drain_timeout_s` is over, and are told so."""
         await until_stopped()
@@ -378,10 +387,6 @@ class Gateway:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
         return {"held": float(len(self._live)), "started_at": self._started_at}
-
-    def _health(self) -> Any:
-        serving = self._warm and not self._leaving
-        return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def _set_status(context: RayServegRPCContext, error: ServiceError) -> None:

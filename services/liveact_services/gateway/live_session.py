@@ -26,6 +26,7 @@ from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.messages import responses
 from liveact_services.gateway.outbox import Outbox
 from liveact_services.gateway.requests import VoiceFormat
+from liveact_services.gateway.session_meter import SessionMeter
 from liveact_services.independent import independent
 from liveact_services.sessions import SessionState
 from liveact_services.tenants.access import ANYBODY, Caller, is_about_credential
@@ -67,7 +68,8 @@ class LiveSession:
             spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s,
             journal=journal,
         )  # fmt: skip
-        self._ready = False
+        self._meter = SessionMeter(spec, self.conductor.clock)
+        self.is_ready = False
         self._taken_over_at: float | None = None
         """When a client came for a session of another Gateway that it has had nothing of yet."""
         self._streams = 0
@@ -98,7 +100,7 @@ class LiveSession:
         `frame`: the first the client wants; `since`: when it came, by the monotonic clock.
         """
         self._outbox = Outbox(frame)
-        self._ready, self._taken_over_at = True, since
+        self.is_ready, self._taken_over_at = True, since
         self._performance = independent(self._perform(None))
         self._timers = independent(self._watch())
 
@@ -118,7 +120,7 @@ class LiveSession:
         self._attached = self.ledger.attached = False
         self._left = time.monotonic()
         self.conductor.pause(True)
-        if self._ready:
+        if self.is_ready:
             self.ledger.moved(SessionState.DETACHED)
 
     def abandon(self, stream: int) -> None:
@@ -217,6 +219,7 @@ class LiveSession:
             raise fail(reason, f"piece {chunk.sequence} came where piece {self.next_sequence} is next")
         samples, notice = requests.voice(chunk, self._voice)
         self.conductor.hear(chunk.utterance_id, samples)
+        self._meter.heard()
         if notice is not None and self._noticed != chunk.utterance_id:
             self._noticed = chunk.utterance_id
             self._emit(notice)
@@ -227,7 +230,7 @@ class LiveSession:
         self.conductor.update(requests.prompt_text(update.prompt, self._limits) or DEFAULT_PROMPT, at)
 
     def _require_ready(self, kind: str) -> None:
-        if not self._ready:
+        if not self.is_ready:
             raise fail("NOT_READY", f"{kind} came before READY")
 
     # ---- the performance ---------------------------------------------------------------------------------------------------
@@ -237,14 +240,15 @@ class LiveSession:
             await self._stages.open(self.spec, portrait)
             if self.journal is not None:
                 await self.journal.opened()
-            began = not self._ready
-            self._ready = True
+            began, self.is_ready = not self.is_ready, True
             self._heard = self._acked_at = time.monotonic()
             self.ledger.placed(self._stages)
             if self.ledger.record.state is SessionState.ADMITTED:
                 self.ledger.moved(SessionState.READY)
             if not self._attached:
                 self.ledger.moved(SessionState.DETACHED)
+            if began:
+                self._meter.ready()
             if began or not self.conductor.delivered_frames:
                 self._emit(Event(Happening.READY))
             if not self.conductor.behind:
@@ -283,6 +287,7 @@ class LiveSession:
             if self.ledger.record.state is SessionState.READY:
                 self.ledger.moved(SessionState.STREAMING)
             self.ledger.progress(block_of_frame(made), made)
+        self._meter.emitted(output)
         for message in responses(output, self.spec):
             self._outbox.put(message)
 
@@ -292,17 +297,17 @@ class LiveSession:
             return
         stall_s, self._taken_over_at = time.monotonic() - self._taken_over_at, None
         frame = self.conductor.delivered_frames
-        self._migrated("another gateway", block_of_frame(frame), frame, stall_s)
+        self._migrated("another gateway", Moved((), block_of_frame(frame), frame, stall_s, "gateway"))
 
     def _moved(self, moved: Moved) -> None:
         """The session goes on elsewhere: the record says where, and the client how long that took."""
         self.ledger.placed(self._stages)
-        moved = self.conductor.as_shown(moved)
-        self._migrated(f"another {' and another '.join(moved.parts)}", moved.block, moved.frame, moved.stall_s)
+        self._migrated(" and ".join(f"another {part}" for part in moved.parts), self.conductor.as_shown(moved))
 
-    def _migrated(self, who: str, block: int, frame: int, stall_s: float) -> None:
-        text, at = f"{who} took over after {stall_s:.2f} s", frame / self.spec.fps
-        self._emit(Event(Happening.MIGRATED, at, block=block, stall_s=stall_s, message=text))
+    def _migrated(self, who: str, to: Moved) -> None:
+        self._meter.migrated(to.cause, to.stall_s)
+        text, at = f"{who} took over after {to.stall_s:.2f} s", to.frame / self.spec.fps
+        self._emit(Event(Happening.MIGRATED, at, block=to.block, stall_s=to.stall_s, message=text))
 
     async def _watch(self) -> None:
         """The session's timers."""
@@ -311,7 +316,7 @@ class LiveSession:
         while not self.over:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            if self._ready and now - kept > KEEP_S:
+            if self.is_ready and now - kept > KEEP_S:
                 kept = now
                 await self._keep()
             if not self.conductor.out_of_credit:
@@ -329,7 +334,7 @@ class LiveSession:
                     self._expire(f"no stream for {limits.detached_timeout_s:.0f} s")
             elif now - self._heard > limits.idle_timeout_s:
                 self._expire(f"neither voice nor ack for {limits.idle_timeout_s:.0f} s")
-            elif self._ready and self.conductor.out_of_credit and now - self._acked_at > limits.ack_timeout_s:
+            elif self.is_ready and self.conductor.out_of_credit and now - self._acked_at > limits.ack_timeout_s:
                 text = f"{limits.credit_frames} frames were sent and none acknowledged for {limits.ack_timeout_s:.0f} s"
                 self.fail(fail("ACK_TIMEOUT", text))
             elif age > limits.max_duration_s - EXPIRING_S and not self._warned:
@@ -358,6 +363,7 @@ class LiveSession:
             self._outbox.fail(error)
             extra = {"session_id": self.spec.session}
             log.info("ends at frame %d: %s", self.conductor.delivered_frames, error.reason, extra=extra)
+        self._meter.ended(state, error)
         taken = error is not None and error.reason == "SESSION_TAKEN_OVER"
         self._end = independent(self._leave() if taken else self._wind_up(state))
 

@@ -17,6 +17,7 @@ from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, VideoPart
 from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.errors import fail
+from liveact_services.observability.tracing import TRACING
 from liveact_services.placement.departing import BOARD
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
@@ -61,11 +62,11 @@ class ServeGraph:
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
         """Place the part anew; gives the replica's id. Raises `NoPlace` and `PartLost`."""
         handle, arguments = self._handle(part, spec), ()
-        if part is Part.DENOISER:
-            text = self._handles.conditioner.text.remote(spec.prompt)
-            clip = self._handles.conditioner.image.remote(portrait)
-            arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait))  # type: ignore[assignment]
-        with _fenced(), _losses():
+        with TRACING.span("place", spec.trace, part=part.value) as trace, _fenced(), _losses():
+            if part is Part.DENOISER:
+                text = self._handles.conditioner.text.remote(spec.prompt, trace)
+                clip = self._handles.conditioner.image.remote(portrait, trace)
+                arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait, trace))  # type: ignore[assignment]
             try:
                 return await _place(
                     spec.session,
@@ -83,7 +84,7 @@ class ServeGraph:
     ) -> str:
         """Have a replica go on from an export. Raises `NoPlace`, `ExportRefused` and `PartLost`."""
         export = self._vault(spec.session).get.remote(spec.session, part, block)
-        with _fenced(), _losses():
+        with TRACING.span("adopt", spec.trace, part=part.value, before_block=block), _fenced(), _losses():
             if replica is not None:
                 return await self._pinned(part, replica, spec).adopt.remote(spec, export, attempt)
             handle = self._handle(part, spec)
@@ -98,10 +99,10 @@ class ServeGraph:
 
     def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Latents:
         """Start a block: its sound to the AudioEncoder, what comes of it to the Denoiser."""
-        features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block)
-        text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt)
+        features = self._handles.audio_encoder.encode.remote(plan.voice, plan.block, plan.trace)
+        text = None if plan.prompt is None else self._handles.conditioner.text.remote(plan.prompt, plan.trace)
         pinned = self._pinned(Part.DENOISER, replica, spec)
-        return pinned.denoise.remote(spec.session, plan.block, features, text, attempt, plan.due_s)
+        return pinned.denoise.remote(spec.session, plan.block, features, text, attempt, plan.due_s, plan.trace)
 
     async def made(self, latents: Latents) -> None:
         """Wait for latents. Raises `PartLost`."""
@@ -113,7 +114,9 @@ class ServeGraph:
     ) -> AsyncIterator[VideoPart]:
         """Start a block's video; its parts arrive as they are decoded. Iterating raises `PartLost`."""
         pinned = self._pinned(Part.DECODER, replica, spec).options(stream=True)
-        return _parts(pinned.decode.remote(spec.session, plan.block, latents, first_frame, attempt, plan.backward))
+        return _parts(
+            pinned.decode.remote(spec.session, plan.block, latents, first_frame, attempt, plan.backward, plan.trace)
+        )
 
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports are held, the newest first. Raises `PartLost`."""
@@ -130,7 +133,7 @@ class ServeGraph:
 
     async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
         """Have the replica put the session's value into the Vault, at the next boundary. Raises `PartLost`."""
-        with _fenced(), _losses():
+        with TRACING.span("hand_over", spec.trace, part=part.value), _fenced(), _losses():
             return await self._pinned(part, replica, spec).hand_over.remote(spec.session, attempt)
 
     async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:

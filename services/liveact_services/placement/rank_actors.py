@@ -36,6 +36,9 @@ class Answer:
 
     value: Any = None
     refusal: Exception | None = None
+    began_ns: int = 0
+    ended_ns: int = 0
+    """When the rank was at it, in unix time."""
 
 
 def rank_resources(ranks: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
@@ -116,11 +119,15 @@ class RankActors:
             ]
 
     def gather(self, what: str, calls: Sequence[ObjectRef[Answer]]) -> list[Any]:
-        """The answers to calls that were submitted; raises as `call` does."""
+        """What every rank gives to calls that were submitted; raises as `call` does."""
+        return [answer.value for answer in self.answers(what, calls)]
+
+    def answers(self, what: str, calls: Sequence[ObjectRef[Answer]]) -> list[Answer]:
+        """The same with the time that each took; raises as `call` does."""
         answers: list[Answer] = self._wait(what, calls)
         refusals = [answer.refusal for answer in answers if answer.refusal is not None]
         if not refusals:
-            return [answer.value for answer in answers]
+            return answers
         if len(refusals) < len(answers) or len({type(refusal) for refusal in refusals}) > 1:
             self._fail(f"the ranks disagree at {what}: {refusals}")
         raise refusals[0]
@@ -206,8 +213,9 @@ class _Process:
             if isinstance(arg, Answer) and arg.refusal is not None:
                 return arg
         values = [arg.value if isinstance(arg, Answer) else arg for arg in args]
+        began = time.time_ns()
         try:
-            return Answer(getattr(self._rank, verb)(*values))
+            return Answer(getattr(self._rank, verb)(*values), None, began, time.time_ns())
         except self._refusals as refusal:
             return Answer(refusal=refusal)
 

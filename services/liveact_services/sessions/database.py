@@ -62,6 +62,11 @@ class Database:
         """A key under the prefix: its parts with colons between."""
         return self.prefix + ":".join(parts)
 
+    @property
+    def away(self) -> bool:
+        """Whether Redis does not answer, or takes no writes, as far as calls have found out."""
+        return self._outage.away
+
     async def ping(self) -> None:
         """Raises STORE_UNAVAILABLE."""
         await self.call(self.client.ping(), "ping")

@@ -35,6 +35,11 @@ class Outage:
         self._told = False
         self._told_at = -TELL_AGAIN_S
 
+    @property
+    def away(self) -> bool:
+        """Whether it does not answer, or takes no writes, as far as is known."""
+        return self._away_since is not None or bool(self._refused)
+
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Around a call. Raises STORE_UNAVAILABLE at once while the store is away and it is not this call's turn to try it."""

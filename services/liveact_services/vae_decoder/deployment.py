@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,11 @@ from liveact_models.timeline import block_slots
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
+from liveact_services.observability.tracing import now_ns
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
+from liveact_services.vae_decoder.work import DecodingWork
 from liveact_services.vault.exporter import Snapshot
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class VaeDecoder(StatefulReplica[_Held]):
 
         Raises `ReplicaFull`, and `Superseded` after a later attempt.
         """
-        self._fence.enter(spec.session, attempt)
+        self._come(spec, attempt)
         self._admit(spec.session)
         self._hold(spec.session, Decoding(self._vae, spec, self.device), attempt)
         return replica_id()
@@ -75,7 +77,7 @@ class VaeDecoder(StatefulReplica[_Held]):
 
         Raises `StateError` for an export that cannot be adopted, `ReplicaFull`, and `Superseded` after a later attempt.
         """
-        self._fence.enter(spec.session, attempt)
+        self._come(spec, attempt)
         self._admit(spec.session)
         # Its place is taken before the export is unpacked: whoever adopts meanwhile must find it taken.
         self._adopting.add(spec.session)
@@ -121,6 +123,7 @@ class VaeDecoder(StatefulReplica[_Held]):
         first_frame: int = 0,
         attempt: int = 0,
         backward: bool = False,
+        trace: str = "",
     ) -> AsyncIterator[VideoPart]:
         """The block's video, a part for every latent frame as soon as it is decoded; waits for the blocks before it.
 
@@ -128,15 +131,22 @@ class VaeDecoder(StatefulReplica[_Held]):
         to first. Raises `Superseded` when another attempt begins meanwhile.
         """
         held = self._held(session)
-        # A block may be denoised before its predecessor's last frames are decoded.
-        async with held.order.turn(block, attempt):
-            parts = held.decoding.parts(block, denoised, first_frame, backward)
-            while True:
-                held.order.check_turn(attempt)
-                if (part := await self.compute.run(next, parts, None)) is None:
-                    break
-                yield part
-            self._offer(session, held, block + 1, attempt)
+        work = DecodingWork(trace, block)
+        try:
+            # A block may be denoised before its predecessor's last frames are decoded.
+            async with held.order.turn(block, attempt):
+                parts = held.decoding.parts(block, denoised, first_frame, backward)
+                while True:
+                    held.order.check_turn(attempt)
+                    if (made := await self.compute.run(_next, parts)) is None:
+                        break
+                    work.part(*made)
+                    yield made[0]
+                self._offer(session, held, block + 1, attempt, trace)
+        except BaseException as error:
+            work.end(error)
+            raise
+        work.end()
 
     async def close(self, session: str, attempt: int | None = None) -> None:
         """Forget a session; an unknown one is no error. Raises `Superseded` after a later attempt."""
@@ -165,3 +175,9 @@ class VaeDecoder(StatefulReplica[_Held]):
         if session in self._sessions:
             self._sessions[session].order.close()
         self._sessions[session] = _Held(decoding, BlockOrder(decoding.next_block, attempt))
+
+
+def _next(parts: Iterator[VideoPart]) -> tuple[VideoPart, int] | None:
+    """The next part and the moment at which it was there; None after the last."""
+    part = next(parts, None)
+    return None if part is None else (part, now_ns())

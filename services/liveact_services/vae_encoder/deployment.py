@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from liveact_services.encoders import encode_reference
-from liveact_services.replica import Recent, Replica
+from liveact_services.replica import Recent, Replica, told_remembered
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
@@ -22,11 +22,13 @@ class VaeEncoder(Replica):
         self._vae = self.checkpoint.load_vae("encode", device=str(self.device))
         self._portraits: Recent[str, np.ndarray] = Recent(64)
 
-    async def reference(self, portrait: np.ndarray) -> np.ndarray:
+    async def reference(self, portrait: np.ndarray, trace: str = "") -> np.ndarray:
         """Latents of [portrait, 52 zero frames]: float32 [3, H, W] -> [16, 14, H/8, W/8]."""
         key = f"{portrait.shape}:{hashlib.sha256(portrait.tobytes()).hexdigest()}"
         cached = self._portraits.get(key)
         if cached is None:
-            cached = await self.compute.run(encode_reference, self._vae, portrait, self.device)
+            cached = await self.staged("reference", trace, encode_reference, self._vae, portrait, self.device)
             self._portraits.put(key, cached)
+        else:
+            told_remembered("reference", trace)
         return cached

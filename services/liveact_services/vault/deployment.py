@@ -10,7 +10,11 @@ from liveact_models import blob
 from liveact_models.blob import StateError
 from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.parts import Part
-from liveact_services.replica import join_serve_log
+from liveact_services.observability.logs import TRACES
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import VAULT_BYTES, VAULT_CAPACITY, VAULT_SESSIONS
+from liveact_services.observability.process import observe_process
+from liveact_services.observability.tracing import TRACING
 from liveact_services.vault.shelf import Shelf, check
 
 if TYPE_CHECKING:
@@ -28,16 +32,21 @@ class Vault:
     """
 
     def __init__(self, config: ServiceConfig) -> None:
-        join_serve_log()
-        self._shelf = Shelf(int(config.vault.max_gib * GIB), config.sessions.longest_rest_s)
+        observe_process(config.telemetry, type(self).__name__)
+        self._max_bytes = int(config.vault.max_gib * GIB)
+        self._shelf = Shelf(self._max_bytes, config.sessions.longest_rest_s)
+        self._measure()
 
-    async def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0) -> bool:
+    async def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0, trace: str = "") -> bool:
         """Keep an export of the boundary before that block; whether it is kept, which one of a closed session is not.
 
         Raises `StateError` for a damaged one, `VaultFull`, and `Superseded` after a later owner.
         """
-        await asyncio.to_thread(check, export, block)
-        self._shelf.put(session, part, block, export, attempt)
+        TRACES.note(session, trace)
+        with TRACING.span("keep", trace, part=part.value, bytes=len(export)):
+            await asyncio.to_thread(check, export, block)
+            self._shelf.put(session, part, block, export, attempt)
+        self._measure()
         return block in self._shelf.blocks(session, part)
 
     async def blocks(self, session: str, part: Part) -> list[int]:
@@ -59,7 +68,9 @@ class Vault:
         """Keep pages of the session's journal. Raises `StateError` for a damaged one, and `VaultFull`."""
         for page in writing.pages.values():
             await asyncio.to_thread(blob.verify, page)
-        return self._shelf.write(session, attempt, writing)
+        kept = self._shelf.write(session, attempt, writing)
+        self._measure()
+        return kept
 
     async def read(self, session: str, attempt: int | None = None) -> dict[str, bytes]:
         """The pages of the session's journal, but for those that are damaged, which are dropped.
@@ -79,7 +90,13 @@ class Vault:
     async def forget(self, session: str, attempt: int | None = None) -> None:
         """Forget a session; an unknown one is no error."""
         self._shelf.forget(session, attempt)
+        self._measure()
 
     async def sessions(self) -> list[str]:
         """The sessions of which something is held."""
         return self._shelf.sessions
+
+    def _measure(self) -> None:
+        METER.record(VAULT_BYTES, self._shelf.nbytes)
+        METER.record(VAULT_CAPACITY, self._max_bytes)
+        METER.record(VAULT_SESSIONS, len(self._shelf.sessions))

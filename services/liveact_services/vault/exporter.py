@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liveact_services.independent import independent
+from liveact_services.observability.meter import METER
+from liveact_services.observability.metrics import EXPORT_BYTES, EXPORT_SECONDS, EXPORTS
+from liveact_services.observability.tracing import TRACING
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -24,8 +27,8 @@ log = logging.getLogger(__name__)
 
 Snapshot = Callable[[], bytes]
 """A session's value as it was when this was made: calling it, on any thread and at any later time, serialises it."""
-Put = Callable[[str, int, bytes, int], Awaitable[bool]]
-"""Hands (session, block, export, attempt) to a Vault; whether it is kept there."""
+Put = Callable[[str, int, bytes, int, str], Awaitable[bool]]
+"""Hands (session, block, export, attempt, trace) to a Vault; whether it is kept there."""
 
 
 def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
@@ -33,8 +36,8 @@ def put_into(vault: DeploymentHandle | None, part: Part) -> Put | None:
     if vault is None:
         return None
 
-    async def put(session: str, block: int, export: bytes, attempt: int) -> bool:
-        return await vault.options(session_id=session).put.remote(session, part, block, export, attempt)
+    async def put(session: str, block: int, export: bytes, attempt: int, trace: str) -> bool:
+        return await vault.options(session_id=session).put.remote(session, part, block, export, attempt, trace)
 
     return put
 
@@ -77,16 +80,18 @@ class Exporter:
         """Export the next boundary of the session whichever it is: the Vault has lost what it held."""
         self._wanted.add(session)
 
-    def offer(self, session: str, block: int, snapshot: Callable[[], Snapshot], attempt: int = 0) -> None:
+    def offer(
+        self, session: str, block: int, snapshot: Callable[[], Snapshot], attempt: int = 0, trace: str = ""
+    ) -> None:
         """The session stands before `block`: take its value with `snapshot`, now, and send it when there is time.
 
-        `attempt`: the one at which it was made.
+        `attempt`: the one at which it was made; `trace`: the span of the block that led there.
         """
         wanted = session in self._wanted and block > 0 and self._every > 0
         if self._put is None or not (wanted or self.due(block)) or session in self._under_way:
             return
         self._wanted.discard(session)
-        task = independent(self._send(self._put, session, block, snapshot(), attempt))
+        task = independent(self._send(self._put, session, block, snapshot(), attempt, trace))
         self._under_way[session] = task
         task.add_done_callback(lambda _: self._under_way.pop(session, None))
 
@@ -94,7 +99,7 @@ class Exporter:
         """The session is held here no more."""
         self._wanted.discard(session)
 
-    async def deliver(self, session: str, block: int, snapshot: Snapshot, attempt: int) -> bool:
+    async def deliver(self, session: str, block: int, snapshot: Snapshot, attempt: int, trace: str = "") -> bool:
         """Put the session's value, which stands before `block`, into the Vault; whether it is there."""
         if self._put is None:
             return False
@@ -102,22 +107,29 @@ class Exporter:
             async with asyncio.timeout(DELIVERY_S):
                 if (under_way := self._under_way.get(session)) is not None:
                     await asyncio.wait({under_way})
-                return await self._export(self._put, session, block, snapshot, attempt)
+                return await self._export(self._put, session, block, snapshot, attempt, trace)
         except Exception as error:
+            METER.record(EXPORTS, outcome="failed")
             log.warning("not handed over before block %d: %s", block, error, extra={"session_id": session})
             return False
 
-    async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> None:
+    async def _send(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int, trace: str) -> None:
         try:
-            await self._export(put, session, block, snapshot, attempt)
+            await self._export(put, session, block, snapshot, attempt, trace)
         except Exception as error:
+            METER.record(EXPORTS, outcome="failed")
             log.warning("no export before block %d: %s", block, error, extra={"session_id": session})
 
-    async def _export(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int) -> bool:
+    async def _export(self, put: Put, session: str, block: int, snapshot: Snapshot, attempt: int, trace: str) -> bool:
         """Serialise the value and hand it over; whether it is kept."""
-        export, took_s = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
-        kept = await put(session, block, export, attempt)
+        began = time.monotonic()
+        with TRACING.span("export", trace, before_block=block) as span:
+            export, took_s = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, snapshot)
+            kept = await put(session, block, export, attempt, span)
         self.exported.add(export, took_s)
+        METER.record(EXPORTS, outcome="kept" if kept else "dropped")
+        METER.record(EXPORT_BYTES, len(export))
+        METER.record(EXPORT_SECONDS, time.monotonic() - began)
         return kept
 
 
