@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_models.config import TransformerConfig
+from liveact_models.transformer.backends import Attend, Backend, attend_sdpa
 from liveact_models.transformer.rope import RopeTable, rotate
 
 KeyValue = tuple[Tensor, Tensor]
@@ -19,29 +20,49 @@ MEMORY_STRIDE = 5
 """Tokens that ConvKV compresses into one."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Attend = attend_sdpa) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v, without a mask.
 
     q [batch, queries, heads, head_dim], k and v [batch, keys, heads, head_dim] -> the shape of q. Inputs without the
     batch dimension give an output without it.
     """
     if q.dim() == 3:
-        return attend(q[None], k[None], v[None])[0]
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2)
+        return kernel(q[None], k[None], v[None])[0]
+    return kernel(q, k, v)
 
 
-class CachedAttention(nn.Module):
+class _Attention(nn.Module):
+    """A module that attends, with the kernel it was told to."""
+
+    kernel: Attend = staticmethod(attend_sdpa)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v, self.kernel)
+
+
+def use_attention(model: nn.Module, backend: Backend) -> None:
+    """Have every attention of the model compute with that backend from now on."""
+    for module in model.modules():
+        if isinstance(module, _Attention):
+            module.kernel = backend.attend
+
+
+class CachedAttention(_Attention):
     """What of the self-attention sees all tokens and keeps to its heads. It has no weights."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, rope: RopeTable
     ) -> tuple[Tensor, KeyValue]:
         """q, k, v of the new tokens, each [tokens, heads, head_dim] -> the output, shaped like q, and the new (k, v)."""
-        keys = k if context is None else torch.cat((context[0], k))
-        values = v if context is None else torch.cat((context[1], v))
-        queries = rotate(q, rope.tokens(len(keys) - len(q), len(keys)))
-        return attend(queries, rotate(keys, rope), values), (k, v)
+        before = 0 if context is None else len(context[0])
+        own = rope.tokens(before, before + len(k))
+        if context is None:
+            return self.attend(rotate(q, own), rotate(k, own), v), (k, v)
+        # Each key is turned where attention reads it: every context is read once a block, for each step has its own.
+        keys = k.new_empty(before + len(k), *k.shape[1:])
+        rotate(context[0], rope.tokens(0, before), keys[:before])
+        rotate(k, own, keys[before:])
+        return self.attend(rotate(q, own), keys, torch.cat((context[1], v))), (k, v)
 
 
 class SelfAttention(nn.Module):
@@ -80,7 +101,7 @@ def _memory_projection(dim: int) -> nn.Conv1d:
     return projection
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Attention):
     """Attention to the text and to the image tokens, summed before the output projection."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -108,10 +129,10 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: KeyValue, image: KeyValue) -> Tensor:
         """x [tokens, dim] -> [tokens, dim]."""
         q = self.norm_q(self.q(x)).unflatten(-1, self.heads)
-        return self.o((attend(q, *text) + attend(q, *image)).flatten(-2))
+        return self.o((self.attend(q, *text) + self.attend(q, *image)).flatten(-2))
 
 
-class AudioCrossAttention(nn.Module):
+class AudioCrossAttention(_Attention):
     """Attention of each latent frame to its own audio tokens."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -130,5 +151,5 @@ class AudioCrossAttention(nn.Module):
         silent_tokens = silent_frames * (len(x) // len(audio))
         q = self.q_linear(x).unflatten(-1, self.heads).unflatten(0, (len(audio), -1))
         k, v = (part.unflatten(-1, self.heads) for part in self.kv_linear(audio).chunk(2, dim=-1))
-        heard = self.proj(attend(q, k, v).flatten(-2).flatten(0, 1))
+        heard = self.proj(self.attend(q, k, v).flatten(-2).flatten(0, 1))
         return F.pad(heard[silent_tokens:], (0, 0, silent_tokens, 0))

@@ -91,12 +91,12 @@ class ImageEmbedding(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine, then scale and shift: x [tokens, dim], shift and scale [dim] in float32."""
-    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(x.dtype)
+    return F.layer_norm(x.float(), x.shape[-1:], 1 + scale, shift, eps).to(x.dtype)
 
 
 def gated(x: Tensor, out: Tensor, gate: Tensor) -> Tensor:
     """x + gate * out: x and out [tokens, dim], gate [dim] in float32."""
-    return (x.float() + gate * out.float()).to(x.dtype)
+    return torch.addcmul(x.float(), gate, out.float()).to(x.dtype)
 
 
 def sinusoid(timestep: float, dim: int, device: torch.device) -> Tensor:

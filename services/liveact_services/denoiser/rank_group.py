@@ -198,7 +198,7 @@ class _Part:
     rest: SessionState
     memory: dict[str, np.ndarray]
     """uint8 [layers, 2, tokens, heads, head_dim * bytes of the type]"""
-    dtype: str
+    dtypes: dict[str, str]
 
     @classmethod
     def of(cls, state: SessionState) -> _Part:
@@ -206,13 +206,14 @@ class _Part:
 
         rest = dataclasses.replace(state, memory={}, conditioning=None).to("cpu")
         held = {name: tensor.cpu().contiguous() for name, tensor in state.memory.items()}
-        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in held.values()}
+        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in held.items()}
         memory = {name: tensor.view(torch.uint8).numpy() for name, tensor in held.items()}
-        return cls(rest, memory, dtypes.pop() if dtypes else "float32")
+        return cls(rest, memory, dtypes)
 
     def state(self) -> SessionState:
         import torch
 
-        dtype = getattr(torch, self.dtype)
-        memory = {name: torch.from_numpy(array).view(dtype) for name, array in self.memory.items()}
+        memory = {
+            name: torch.from_numpy(array).view(getattr(torch, self.dtypes[name])) for name, array in self.memory.items()
+        }
         return dataclasses.replace(self.rest, memory=memory)
