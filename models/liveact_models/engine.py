@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from liveact_models.precision import Calibration, choose_product, linears_of, to_fp8
+from liveact_models.precision import FP8, Calibration, choose_product, linears_of, to_fp8
 from liveact_models.precision.products import ProductChoice
 from liveact_models.transformer import AttentionChoice, choose_attention, use_attention
 
@@ -37,6 +37,10 @@ class Engine:
     def dtype(self) -> torch.dtype:
         return DTYPES[self.precision]
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return FP8 if self.cache == "fp8" else self.dtype
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -53,8 +57,10 @@ class Choices:
         """One line for logs and people."""
         words = [self.engine.precision]
         if self.product is not None:
-            kept = f"{len(self.kept)} linears kept in bf16" if self.calibrated else "not calibrated"
-            words[0] += f" by {self.product.describe()}, {self.fp8_layers} linears, {kept}"
+            words[0] += f" by {self.product.describe()}"
+            if self.fp8_layers:
+                kept = f"{len(self.kept)} kept in bf16" if self.calibrated else "not calibrated: see liveact calibrate"
+                words[0] += f", {self.fp8_layers} linears, {kept}"
         words.append(f"memory {'fp8' if self.engine.cache == 'fp8' else 'as computed'}")
         return "; ".join((*words, f"attention {self.attention.describe()}"))
 
@@ -67,18 +73,18 @@ def choose(engine: Engine, config: ModelConfig, device: torch.device) -> Choices
 
 
 def load_transformer(
-    checkpoint: Checkpoint, engine: Engine, device: torch.device
+    checkpoint: Checkpoint, engine: Engine, device: torch.device, calibrated: bool = True
 ) -> tuple[LiveActTransformer, Choices]:
     """The checkpoint's transformer, computed as the engine says; the log says what was chosen.
 
-    Without a calibration beside the weights every linear of the layers is in fp8. Raises `ConfigError` for an engine that the
-    device cannot be, or a damaged calibration, and `CheckpointError` for weights.
+    Without a calibration beside the weights, or with `calibrated` false, every linear of the layers is in fp8. Raises
+    `ConfigError` for an engine that the device cannot be, or a damaged calibration, and `CheckpointError` for weights.
     """
     choices = choose(engine, checkpoint.config, device)
     transformer = checkpoint.load_transformer(device=str(device), dtype=engine.dtype)
     use_attention(transformer, choices.attention.backend)
     if choices.product is not None:
-        found = Calibration.read(checkpoint.folder, checkpoint.config) if checkpoint.trained else None
+        found = Calibration.read(checkpoint.folder, checkpoint.config) if checkpoint.trained and calibrated else None
         kept = () if found is None else found.kept
         there = {name for name, _ in linears_of(transformer)}
         replaced = to_fp8(transformer, choices.product.product, kept)

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from liveact_services.cli import (
     bench,
+    calibrate,
     config,
     demo,
     doctor,
@@ -82,6 +83,7 @@ app.command()(render.render)
 app.command()(demo.demo)
 app.command()(parity.parity)
 app.command()(doctor.doctor)
+app.command()(calibrate.calibrate)
 app.command()(drain.drain)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

@@ -34,7 +34,7 @@ def start_ranks(replica: Replica, stage: DenoiserConfig) -> RankGroup:
     """What computes for the replica. Raises `ConfigError` where the ranks do not fit the model, `CheckpointError` for weights."""
     config, checkpoint = replica.config, replica.checkpoint
     if stage.ranks == 1:
-        return LocalRank(checkpoint, config.sampling(checkpoint.config), replica.device, replica.dtype)
+        return LocalRank(checkpoint, config.sampling(checkpoint.config), replica.device, stage.engine)
     return SharedRanks(config, stage, checkpoint.config, own_placement_group())
 
 
@@ -64,7 +64,7 @@ class SharedRanks:
 
         # What the ranks sent lies in the object store, and is only read.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        self._config, self._model, self._sampling = config, model, config.sampling(model)
+        self._engine, self._model, self._sampling = stage.engine, model, config.sampling(model)
         self._most_heads = max(len(heads) for heads in heads_of(model.transformer.num_heads, stage.ranks))
         self._store = host_store(stage.rank_timeout_s)
         makes = [partial(SharedRank, rank, self._store.port, config, stage) for rank in range(stage.ranks)]
@@ -100,16 +100,15 @@ class SharedRanks:
 
     def memory_of(self, spec: SessionSpec) -> int:
         """Bytes on the rank that holds most heads."""
-        import torch
-
         from liveact_models.memory import memory_bytes
 
         with self._lock:
             alike = [s.guided for s in self._held.values() if (s.width, s.height) == (spec.width, spec.height)]
         guided = self._sampling.guided or any(alike)
-        dtype = getattr(torch, self._config.dtype)
         # While a block is made there are the memory it reads and the one it writes.
-        return 2 * memory_bytes(self._model, spec.width, spec.height, dtype, guided, self._most_heads)
+        return 2 * memory_bytes(
+            self._model, spec.width, spec.height, self._engine.cache_dtype, guided, self._most_heads
+        )
 
     def room(self) -> float:
         """Bytes on the rank that has fewest."""
@@ -165,8 +164,10 @@ class SharedRank(LocalRank):
         torch.set_num_threads(stage.threads)
         device = pick_device(config.device, stage.num_gpus)
         peers = join_group(rank, stage.ranks, port, device, stage.rank_timeout_s)
-        checkpoint, dtype = config.open_checkpoint(), getattr(torch, config.dtype)
-        super().__init__(checkpoint, config.sampling(checkpoint.config), device, dtype, peers, WIRES[stage.exchange])
+        checkpoint = config.open_checkpoint()
+        super().__init__(
+            checkpoint, config.sampling(checkpoint.config), device, stage.engine, peers, WIRES[stage.exchange]
+        )
         self._first = rank == 0
         self._taken: dict[int, SessionState] = {}
         self._takings = 0
