@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from liveact_models.config import ModelConfig, SamplingConfig
+from liveact_models.kernels import compress
 from liveact_models.precision.fp8 import FP8, SCALE, Quantised, dequantise, quantise
 from liveact_models.timeline import CONTEXT_SLOTS, WINDOW_SLOTS
 from liveact_models.transformer import KeyValue
@@ -89,17 +89,6 @@ def memory_bytes(
     rows = math.prod(cache_shape(config, width, height, heads)[:-1])
     row = config.transformer.head_dim * dtype.itemsize + (SCALE.itemsize if dtype == FP8 else 0)
     return caches * rows * row
-
-
-def compress(frames: Tensor, weight: Tensor) -> Tensor:
-    """Five frames of tokens into one: [5, tokens, heads, head_dim] -> [1, tokens, heads, head_dim].
-
-    A depthwise convolution, kernel 5 and stride 5, over the flattened tokens: 5 consecutive ones (row-major) give one.
-    `weight` is [dim, 1, 5] with dim = heads * head_dim.
-    """
-    channels = frames.flatten(2).flatten(0, 1).T
-    compressed = F.conv1d(channels[None], weight, stride=weight.shape[-1], groups=len(weight))[0]
-    return compressed.T.unflatten(-1, frames.shape[2:])[None]
 
 
 def remember(context: Tensor, fresh: Tensor, weight: Tensor | None) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_models.config import TransformerConfig
+from liveact_models.kernels import norm_rotate
+from liveact_models.precision.fp8 import Quantised
+from liveact_models.precision.linear import all_fp8
 from liveact_models.transformer.backends import Attend, Backend, attend_sdpa
 from liveact_models.transformer.rope import RopeTable, rotate
 
@@ -48,7 +51,10 @@ def use_attention(model: nn.Module, backend: Backend) -> None:
 
 
 class CachedAttention(_Attention):
-    """What of the self-attention sees all tokens and keeps to its heads. It has no weights."""
+    """What of the self-attention sees all tokens and keeps to its heads. It has no weights.
+
+    Each key of the context is turned where attention reads it: every context is read once a block, for each step has its own.
+    """
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, rope: RopeTable
@@ -56,13 +62,22 @@ class CachedAttention(_Attention):
         """q, k, v of the new tokens, each [tokens, heads, head_dim] -> the output, shaped like q, and the new (k, v)."""
         before = 0 if context is None else len(context[0])
         own = rope.tokens(before, before + len(k))
-        if context is None:
-            return self.attend(rotate(q, own), rotate(k, own), v), (k, v)
-        # Each key is turned where attention reads it: every context is read once a block, for each step has its own.
-        keys = k.new_empty(before + len(k), *k.shape[1:])
-        rotate(context[0], rope.tokens(0, before), keys[:before])
+        keys = self.window(v, context, rope)
         rotate(k, own, keys[before:])
-        return self.attend(rotate(q, own), keys, torch.cat((context[1], v))), (k, v)
+        return self.over(rotate(q, own), keys, context, v), (k, v)
+
+    def window(self, fresh: Tensor, context: KeyValue | None, rope: RopeTable) -> Tensor:
+        """Room for the turned keys of all slots: those of the context in their places, then as many as `fresh` to be filled."""
+        if context is None:
+            return torch.empty_like(fresh, memory_format=torch.contiguous_format)
+        before = len(context[0])
+        keys = fresh.new_empty(before + len(fresh), *fresh.shape[1:])
+        rotate(context[0], rope.tokens(0, before), keys[:before])
+        return keys
+
+    def over(self, queries: Tensor, keys: Tensor, context: KeyValue | None, v: Tensor) -> Tensor:
+        """Attention of turned queries to the turned keys of all slots, and to the values of the context and of the new tokens."""
+        return self.attend(queries, keys, v if context is None else torch.cat((context[1], v)))
 
 
 class SelfAttention(nn.Module):
@@ -79,20 +94,34 @@ class SelfAttention(nn.Module):
         self.norm_q = nn.RMSNorm(dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(dim, eps=config.eps)
         self.cached = CachedAttention()
+        self.shared = False
+        """Whether other ranks hold other heads: q and k then travel between norm and RoPE (`parallel.share`)."""
+        self.eps = config.eps
         self.memory_proj_k = _memory_projection(dim)
         # In the released checkpoint and never used there: values are compressed with memory_proj_k as well.
         self.memory_proj_v = _memory_projection(dim)
 
-    def forward(self, x: Tensor, context: KeyValue | None, rope: RopeTable) -> tuple[Tensor, KeyValue]:
+    @property
+    def takes_fp8(self) -> bool:
+        """Whether one quantised input serves q, k and v."""
+        return all_fp8(self.q, self.k, self.v)
+
+    def forward(self, x: Tensor | Quantised, context: KeyValue | None, rope: RopeTable) -> tuple[Tensor, KeyValue]:
         """x [tokens, dim] -> the output [tokens, dim] and the new keys (before RoPE) and values.
 
         `rope` covers the keys: the context's tokens, then x's.
         """
-        q = self.norm_q(self.q(x)).unflatten(-1, self.heads)
-        k = self.norm_k(self.k(x)).unflatten(-1, self.heads)
-        v = self.v(x).unflatten(-1, self.heads)
-        out, fresh = self.cached(q, k, v, context, rope)
-        return self.o(out.flatten(-2)), fresh
+        q, k, v = self.q(x), self.k(x), self.v(x).unflatten(-1, self.heads)
+        if self.shared:
+            q, k = self.norm_q(q).unflatten(-1, self.heads), self.norm_k(k).unflatten(-1, self.heads)
+            out, fresh = self.cached(q, k, v, context, rope)
+            return self.o(out.flatten(-2)), fresh
+        before = 0 if context is None else len(context[0])
+        turn = rope.tokens(before, before + len(v)).turn
+        queries, keys = torch.empty_like(v), self.cached.window(v, context, rope)
+        norm_rotate(q, self.norm_q.weight, turn, queries, self.eps, keep=False)
+        k = norm_rotate(k, self.norm_k.weight, turn, keys[before:], self.eps)
+        return self.o(self.cached.over(queries, keys, context, v).flatten(-2)), (k, v)
 
 
 def _memory_projection(dim: int) -> nn.Conv1d:
