@@ -30,7 +30,7 @@ def calibrate(
     limit: Annotated[
         float, typer.Option(help="Relative error of an output above which a linear is kept.", min=0)
     ] = 0.05,
-    most: Annotated[float, typer.Option(help="Largest share of all linears that is kept.", min=0, max=1)] = 0.1,
+    most: Annotated[float, typer.Option(help="Largest share of all linears that is kept.", min=0, max=1)] = 0.25,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
