@@ -55,7 +55,7 @@ class Choices:
 
     def describe(self) -> str:
         """One line for logs and people."""
-        words = [self.engine.precision]
+        words = [str(self.engine.precision)]
         if self.product is not None:
             words[0] += f" by {self.product.describe()}"
             if self.fp8_layers:

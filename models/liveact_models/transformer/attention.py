@@ -120,8 +120,9 @@ class SelfAttention(nn.Module):
         turn = rope.tokens(before, before + len(v)).turn
         queries, keys = torch.empty_like(v), self.cached.window(v, context, rope)
         norm_rotate(q, self.norm_q.weight, turn, queries, self.eps, keep=False)
-        k = norm_rotate(k, self.norm_k.weight, turn, keys[before:], self.eps)
-        return self.o(self.cached.over(queries, keys, context, v).flatten(-2)), (k, v)
+        kept = norm_rotate(k, self.norm_k.weight, turn, keys[before:], self.eps)
+        assert kept is not None
+        return self.o(self.cached.over(queries, keys, context, v).flatten(-2)), (kept, v)
 
 
 def _memory_projection(dim: int) -> nn.Conv1d:

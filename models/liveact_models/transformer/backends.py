@@ -76,8 +76,8 @@ def _trial(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim:
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             return f"does not run here: {str(error).splitlines()[0]}"
         expected = attend_math(q.float(), k.float(), v.float())
-    error = float((found - expected).norm() / expected.norm())
-    return None if error <= PROBE_ERROR else f"is off by {error:.1e} in a trial"
+    off = float((found - expected).norm() / expected.norm())
+    return None if off <= PROBE_ERROR else f"is off by {off:.1e} in a trial"
 
 
 # The backends
