@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from liveact_models.checkpoint import open_checkpoint
+from liveact_models.engine import Engine
 from liveact_services.client import AvatarClient
 from liveact_services.conductor.local import LocalModels
 from liveact_services.config import ServiceConfig, load_config
@@ -83,7 +84,7 @@ def models() -> Iterator[LocalModels]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     checkpoint = open_checkpoint("untrained", "tiny")
-    yield LocalModels(checkpoint, checkpoint.config.sampling, torch.device("cpu"), torch.float32)
+    yield LocalModels(checkpoint, checkpoint.config.sampling, torch.device("cpu"), Engine())
     torch.set_num_threads(threads)
 
 

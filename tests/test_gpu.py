@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from liveact_models.checkpoint import open_checkpoint
+from liveact_models.engine import Engine
 from liveact_models.pipeline import Pipeline
 from liveact_models.voice import Voice
 
@@ -16,17 +17,17 @@ pytestmark = [
 ]
 
 
-def latents(device: str, dtype: torch.dtype) -> np.ndarray:
+def latents(device: str, precision: str) -> np.ndarray:
     """The latents of three blocks."""
     voice = Voice((0.3 * np.sin(np.arange(16000 * 4) / 20)).astype(np.float32), 16000)
     picture = np.linspace(-1, 1, 3 * 64 * 64, dtype=np.float32).reshape(3, 64, 64)
-    blocks = Pipeline(open_checkpoint("untrained"), device=device, dtype=dtype).render(picture, voice)
+    blocks = Pipeline(open_checkpoint("untrained"), device=device, engine=Engine(precision)).render(picture, voice)
     return np.concatenate([block.latents for block in blocks], axis=1)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-2)])
-def test_a_gpu_makes_the_latents_of_the_cpu(dtype: torch.dtype, bound: float) -> None:
-    ours, reference = latents("cuda", dtype), latents("cpu", torch.float32)
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("bf16", 5e-2), ("fp8", 0.2)])
+def test_a_gpu_makes_the_latents_of_the_cpu(precision: str, bound: float) -> None:
+    ours, reference = latents("cuda", precision), latents("cpu", "fp32")
     assert np.linalg.norm(ours - reference) / np.linalg.norm(reference) <= bound
 
 
@@ -38,7 +39,7 @@ def test_memory_that_sessions_take_is_taken_from_the_room_for_others() -> None:
 
     checkpoint = open_checkpoint("untrained")
     model = checkpoint.config.transformer
-    rank = LocalRank(checkpoint, checkpoint.config.sampling, torch.device("cuda"), torch.float32)
+    rank = LocalRank(checkpoint, checkpoint.config.sampling, torch.device("cuda"), Engine())
     empty = rank.room()
     _, total = torch.cuda.mem_get_info()
     assert 0 < empty <= total

@@ -183,7 +183,8 @@ def test_memory_is_constant_and_equal_to_the_formula(golden, guidance, caches):
 def test_released_size_needs_the_bytes_of_the_facts():
     config = preset("soulx-liveact-18b")
     assert memory_bytes(config, 512, 512, torch.bfloat16) == pytest.approx(15.1e9, rel=0.005)
-    assert memory_bytes(config, 512, 512, torch.float8_e4m3fn) == pytest.approx(7.55e9, rel=0.005)
+    # The facts count the numbers alone; a float32 scale a token and head of 128 is a 32nd more.
+    assert memory_bytes(config, 512, 512, torch.float8_e4m3fn) == pytest.approx(7.55e9 * 33 / 32, rel=0.005)
     assert (
         memory_bytes(config, 720, 416, torch.bfloat16) == memory_bytes(config, 512, 512, torch.bfloat16) * 1170 // 1024
     )

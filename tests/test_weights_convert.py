@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from liveact_models import config as sizes
 from liveact_models.checkpoint import CheckpointError, open_checkpoint
-from liveact_models.checkpoint.fp8 import FP8, dequantise, quantise
 from liveact_models.checkpoint.inspect import empty_module, inspect
 from liveact_models.checkpoint.layouts import shipped_folder
+from liveact_models.precision.fp8 import FP8, Quantised, dequantise, quantise
 from liveact_models.transformer import LiveActTransformer
 from liveact_models.weights import WeightsError
 from liveact_models.weights.convert import STATE, convert_fp8, quantised_names
@@ -51,14 +51,14 @@ def test_eight_bits_keep_three_binary_digits_of_every_value(shape: tuple[int, in
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 3, shape[0])[:, None]
     matrix, scale = quantise(weight)
     assert (matrix.dtype, scale.dtype, scale.shape) == (FP8, torch.float32, (shape[0], 1))
-    error = (dequantise(matrix, scale, torch.float32) - weight).abs()
+    error = (dequantise(Quantised(matrix, scale), torch.float32) - weight).abs()
     # Half a step of four significant bits, or of the smallest value of a row's range.
     assert (error <= torch.maximum(weight.abs() / 16, scale * 2**-10)).all()
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
     matrix, scale = quantise(torch.zeros(2, 3))
-    assert torch.equal(dequantise(matrix, scale, torch.float32), torch.zeros(2, 3))
+    assert torch.equal(dequantise(Quantised(matrix, scale), torch.float32), torch.zeros(2, 3))
 
 
 def test_the_layers_matrices_are_stored_in_eight_bits_and_nothing_else(source: Path, converted: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_was_converted_loads_as_what_it_stands_for(source: Path, converted:
     loaded = checkpoint.load_transformer().state_dict()
     assert loaded.keys() == whole.keys()
     for name in quantised_names(empty_module(checkpoint, "transformer")):
-        assert torch.equal(loaded[name], dequantise(*quantise(whole[name]), torch.float32))
+        assert torch.equal(loaded[name], dequantise(quantise(whole[name]), torch.float32))
         whole.pop(name)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in whole.items())
     half = checkpoint.load_transformer(dtype=torch.bfloat16)

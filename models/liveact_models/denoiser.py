@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from liveact_models.config import ModelConfig, SamplingConfig, check_size
-from liveact_models.memory import CLEAN_CACHE, CLEAN_NULL_CACHE, next_cache, null_cache, step_cache
+from liveact_models.memory import (
+    CLEAN_CACHE,
+    CLEAN_NULL_CACHE,
+    SCALES,
+    CacheForm,
+    committed,
+    null_cache,
+    read_cache,
+    step_cache,
+)
+from liveact_models.precision.fp8 import FP8
 from liveact_models.sampler import SAMPLERS, NoiseSource, check_seed, seeded_noise
 from liveact_models.session import SessionState, StateError
 from liveact_models.timeline import AUDIO_REACH, CONTEXT_SLOTS, block_frames, block_slots
@@ -29,11 +39,14 @@ class BlockDenoiser:
         config: ModelConfig,
         sampling: SamplingConfig | None = None,
         heads: range | None = None,
+        cache: CacheForm = "exact",
     ) -> None:
         """`sampling` is that of sessions opened here; a session adopted from elsewhere keeps its own.
 
-        `heads`: those whose memory is kept here, where the transformer is one rank of several (`parallel.share`).
+        `heads`: those whose memory is kept here, where the transformer is one rank of several (`parallel.share`). `cache`: how
+        memory is kept.
         """
+        self.cache: CacheForm = cache
         self.transformer = transformer.eval()
         self.heads = heads
         self.config = config
@@ -101,6 +114,11 @@ class BlockDenoiser:
             raise StateError("STATE_TENSOR", misfit)
         return state
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of the sessions' memory."""
+        return FP8 if self.cache == "fp8" else self.transformer.dtype
+
     def denoise(self, state: SessionState, block: int, audio: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """All steps of one block: see `steps`. Returns the latents [16, 6 or 8, height / 8, width / 8] in float32."""
         steps = self.steps(state, block, audio, noise)
@@ -138,7 +156,8 @@ class BlockDenoiser:
             raise ValueError(f"audio of shape {tuple(audio.shape)}: block {block} takes {rows}")
         self._check_fit(state)
         conditioning = self._conditioning(state)
-        return _BlockRun(self.transformer, state, conditioning, audio, noise or seeded_noise(state.seed)).steps()
+        noise = noise or seeded_noise(state.seed)
+        return _BlockRun(self.transformer, state, conditioning, audio, noise, self.cache).steps()
 
     def _conditioning(self, state: SessionState) -> Conditioning:
         if state.conditioning is None:
@@ -155,9 +174,9 @@ class BlockDenoiser:
             return f"the session's heads are {state.heads}; here are {self.heads}"
         misfit = state.misfit(self.config)
         if misfit is None and state.memory:
-            found = next(iter(state.memory.values())).dtype
-            if found != self.transformer.dtype:
-                return f"the session's memory is {found}; this model continues {self.transformer.dtype}"
+            found = state.memory_dtype
+            if found != self.cache_dtype:
+                return f"the session's memory is {found}; this model continues {self.cache_dtype}"
         return misfit
 
 
@@ -171,7 +190,9 @@ class _BlockRun:
         conditioning: Conditioning,
         audio: Tensor,
         noise: NoiseSource,
+        form: CacheForm,
     ) -> None:
+        self.form = form
         self.transformer = transformer
         self.state = state
         self.block = state.block
@@ -184,7 +205,8 @@ class _BlockRun:
         guided = state.sampling.guided
         self.silence = transformer.audio_tokens(torch.zeros_like(windows), first_block) if guided else None
         self.weights = _compression(transformer, state.sampling.memory, state.heads)
-        self.context = state.memory
+        names = [name for name in state.memory if not name.endswith(SCALES)]
+        self.context = {name: read_cache(state.memory, name, transformer.dtype) for name in names}
         self.memory: dict[str, Tensor] = {}
 
     @torch.inference_mode()
@@ -216,7 +238,7 @@ class _BlockRun:
             clean = CLEAN_NULL_CACHE if cache.endswith(".null") else CLEAN_CACHE
             return self._forward(clean, latent, time, audio)[0]
         velocity, fresh = self._forward(cache, latent, time, audio)
-        self.memory[cache] = next_cache(self.context.get(cache), fresh, self.weights)
+        self.memory |= committed(self.form, cache, self.context.get(cache), fresh, self.weights)
         return velocity
 
     def _remember_clean(self, latent: Tensor) -> None:
@@ -224,7 +246,7 @@ class _BlockRun:
         told = {CLEAN_CACHE: self.heard, **({CLEAN_NULL_CACHE: self.silence} if self.state.sampling.guided else {})}
         for cache, audio in told.items():
             _, fresh = self._forward(cache, latent, 0.0, audio)
-            self.memory[cache] = next_cache(self.context.get(cache), fresh, self.weights)
+            self.memory |= committed(self.form, cache, self.context.get(cache), fresh, self.weights)
 
     def _forward(self, cache: str, latent: Tensor, time: float, audio: Tensor | None) -> tuple[Tensor, list[KeyValue]]:
         context = self.context.get(cache)

@@ -7,16 +7,23 @@ the same numbers, and a session keeps 6 latent frames per step cache instead of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from liveact_models.config import ModelConfig, SamplingConfig
+from liveact_models.kernels import compress
+from liveact_models.precision.fp8 import FP8, SCALE, Quantised, dequantise, quantise
 from liveact_models.timeline import CONTEXT_SLOTS, WINDOW_SLOTS
 from liveact_models.transformer import KeyValue
 
+CacheForm = Literal["exact", "fp8"]
+CACHE_FORMS: tuple[str, ...] = get_args(CacheForm)
+"""How a session's memory is kept: in the type it was computed in, or in e4m3 with a scale a token and head."""
+SCALES = ".scale"
+"""Ends the name of the scales of a cache in fp8, which stand beside it."""
 REFERENCE = slice(0, 2)
 LONG_TERM = (slice(2, 7), slice(7, 12))
 SHORT_TERM = slice(12, 14)
@@ -75,22 +82,13 @@ def memory_bytes(
 ) -> int:
     """Bytes of a session's memory from block 0 on, the same for a second and an hour.
 
-    caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance. `heads`: on one
-    rank of several, its share of them.
+    caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance. e4m3 has four bytes of
+    scale a token and head beside it. `heads`: on one rank of several, its share of them.
     """
     caches = len(_cache_names(config.sampling, guided))
-    return caches * math.prod(cache_shape(config, width, height, heads)) * dtype.itemsize
-
-
-def compress(frames: Tensor, weight: Tensor) -> Tensor:
-    """Five frames of tokens into one: [5, tokens, heads, head_dim] -> [1, tokens, heads, head_dim].
-
-    A depthwise convolution, kernel 5 and stride 5, over the flattened tokens: 5 consecutive ones (row-major) give one.
-    `weight` is [dim, 1, 5] with dim = heads * head_dim.
-    """
-    channels = frames.flatten(2).flatten(0, 1).T
-    compressed = F.conv1d(channels[None], weight, stride=weight.shape[-1], groups=len(weight))[0]
-    return compressed.T.unflatten(-1, frames.shape[2:])[None]
+    rows = math.prod(cache_shape(config, width, height, heads)[:-1])
+    row = config.transformer.head_dim * dtype.itemsize + (SCALE.itemsize if dtype == FP8 else 0)
+    return caches * rows * row
 
 
 def remember(context: Tensor, fresh: Tensor, weight: Tensor | None) -> Tensor:
@@ -124,3 +122,69 @@ def next_cache(context: Tensor | None, fresh: Sequence[KeyValue], weights: Seque
         for part, new in enumerate(parts):
             cache[layer, part] = new if context is None else remember(context[layer, part], new, weight)
     return cache
+
+
+class Fp8Cache(Sequence[KeyValue]):
+    """A step cache in fp8, read layer by layer in the type of the computation."""
+
+    def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        self._quantised, self._dtype = Quantised(values, scale), dtype
+
+    def __len__(self) -> int:
+        return len(self._quantised.values)
+
+    def __getitem__(self, layer: int) -> KeyValue:  # type: ignore[override]
+        values, scale = (part[layer] for part in self._quantised)
+        keys_values = dequantise(Quantised(values, scale), self._dtype)
+        return keys_values[0], keys_values[1]
+
+    def frames(self, layer: int, part: int, tokens: int) -> Quantised:
+        """The reference frames' keys (part 0) or values (part 1) of a layer as they are kept."""
+        values, scale = (kept[layer, part, :tokens] for kept in self._quantised)
+        return Quantised(values, scale)
+
+
+Context = Tensor | Fp8Cache
+"""A step cache as a block reads it: each layer's keys and values."""
+
+
+def read_cache(memory: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Context | None:
+    """The cache of that name in a session's memory, whichever form it is kept in; None before block 0."""
+    kept = memory.get(name)
+    if kept is None or kept.dtype != FP8:
+        return kept
+    return Fp8Cache(kept, memory[name + SCALES], dtype)
+
+
+def next_fp8_cache(context: Fp8Cache | None, fresh: Sequence[KeyValue], weights: Sequence[Tensor | None]) -> Quantised:
+    """`next_cache` in fp8: values [layers, 2, 6 * tokens, heads, head_dim] and their scales [..., 1].
+
+    The reference frames keep their bytes, however long the session lasts; long-term memory is rounded anew as it changes.
+    """
+    layers = [
+        [_remembered(context, layer, part, new, weight) for part, new in enumerate(parts)]
+        for layer, (parts, weight) in enumerate(zip(fresh, weights, strict=True))
+    ]
+    values, scales = (torch.stack([torch.stack([p[i] for p in parts]) for parts in layers]) for i in range(2))
+    return Quantised(values, scales)
+
+
+def _remembered(context: Fp8Cache | None, layer: int, part: int, new: Tensor, weight: Tensor | None) -> Quantised:
+    if context is None:
+        return quantise(new)
+    before = context[layer][part]
+    kept = context.frames(layer, part, len(before) // CONTEXT_SLOTS * REFERENCE.stop)
+    values, scale = quantise(remember(before, new, weight)[len(kept.values) :])
+    return Quantised(torch.cat((kept.values, values)), torch.cat((kept.scale, scale)))
+
+
+def committed(
+    form: CacheForm, name: str, context: Context | None, fresh: Sequence[KeyValue], weights: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
+    """What a session keeps of a cache after a block, by name."""
+    if form == "fp8":
+        assert not isinstance(context, Tensor)
+        values, scales = next_fp8_cache(context, fresh, weights)
+        return {name: values, name + SCALES: scales}
+    assert context is None or isinstance(context, Tensor)
+    return {name: next_cache(context, fresh, weights)}

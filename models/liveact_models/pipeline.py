@@ -21,6 +21,7 @@ from torch import Tensor
 from liveact_models.checkpoint import Checkpoint
 from liveact_models.config import DEFAULT_PROMPT, SamplingConfig, check_size
 from liveact_models.denoiser import BlockDenoiser
+from liveact_models.engine import Engine, load_transformer
 from liveact_models.portrait import prepare_portrait
 from liveact_models.session import SessionState, StateError
 from liveact_models.timeline import AUDIO_REACH, block_frames, block_sound_frames, blocks_for_frames
@@ -72,16 +73,16 @@ class Pipeline:
         *,
         sampling: SamplingConfig | None = None,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        engine: Engine = Engine(),
     ) -> None:
-        """`dtype` is the transformer's; encoders and VAE compute in float32. `sampling` is that of sessions started here.
+        """`engine` is the transformer's; encoders and VAE compute in float32. `sampling` is that of sessions started here.
 
         Raises `CheckpointError` for weights that cannot be loaded.
         """
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.device = torch.device(device)
-        self.dtype = dtype
+        self.dtype = engine.dtype
         place = str(self.device)
         self.text_encoder = checkpoint.load_text_encoder(device=place)
         self.image_encoder = checkpoint.load_image_encoder(device=place)
@@ -90,8 +91,8 @@ class Pipeline:
             self.vae = self.vae_decoder = checkpoint.load_vae(device=place)
         else:
             self.vae, self.vae_decoder = (checkpoint.load_vae(part, device=place) for part in ("encode", "decode"))
-        transformer = checkpoint.load_transformer(device=place, dtype=dtype)
-        self.denoiser = BlockDenoiser(transformer, self.config, sampling)
+        transformer, _ = load_transformer(checkpoint, engine, self.device)
+        self.denoiser = BlockDenoiser(transformer, self.config, sampling, cache=engine.cache)
 
     def start(
         self,

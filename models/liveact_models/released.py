@@ -22,7 +22,7 @@ from liveact_models.sampler import SAMPLERS, seeded_noise
 from liveact_models.timeline import AUDIO_REACH, CONTEXT_SLOTS, WINDOW_SLOTS, block_slots
 from liveact_models.transformer import LiveActTransformer, gather_audio_windows
 from liveact_models.transformer.attention import CrossAttention, KeyValue, SelfAttention, attend
-from liveact_models.transformer.layers import TransformerLayer, gated, modulate
+from liveact_models.transformer.layers import TransformerLayer
 from liveact_models.transformer.rope import THETA
 
 
@@ -121,11 +121,20 @@ def _layer(
     grid: tuple[int, int],
 ) -> Tensor:
     shift1, scale1, gate1, shift2, scale2, gate2 = layer.modulation[0].float() + time
-    x = gated(x, _self_attention(layer.self_attn, modulate(x, shift1, scale1, layer.eps), cache, slots, grid), gate1)
+    attended = _self_attention(layer.self_attn, _modulate(x, shift1, scale1, layer.eps), cache, slots, grid)
+    x = _gated(x, attended, gate1)
     x = x + _cross_attention(layer.cross_attn, layer.norm3(x), words, image)
     if heard is not None:
         x = x + layer.audio_cross_attn(layer.norm_x(x), heard, 1 if slots.start == 0 else 0)
-    return gated(x, layer.ffn(modulate(x, shift2, scale2, layer.eps)), gate2)
+    return _gated(x, layer.ffn(_modulate(x, shift2, scale2, layer.eps)), gate2)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(x.dtype)
+
+
+def _gated(x: Tensor, out: Tensor, gate: Tensor) -> Tensor:
+    return (x.float() + out.float() * gate).to(x.dtype)
 
 
 def _self_attention(

@@ -13,7 +13,8 @@ from torch import Tensor
 from liveact_models import blob
 from liveact_models.blob import StateError
 from liveact_models.config import ModelConfig, SamplingConfig, check_size
-from liveact_models.memory import cache_names, cache_shape
+from liveact_models.memory import SCALES, cache_names, cache_shape
+from liveact_models.precision.fp8 import FP8, SCALE
 from liveact_models.sampler import check_seed
 from liveact_models.timeline import WINDOW_SLOTS
 from liveact_models.transformer import Conditioning
@@ -52,7 +53,9 @@ class SessionState:
     reference: Tensor
     """VAE latents of the portrait and zero frames [16, 14, h, w]."""
     memory: dict[str, Tensor] = field(default_factory=dict)
-    """ConvKV memory by cache, each [layers, 2, 6 * tokens_per_frame, heads, head_dim]; empty before block 0 is done."""
+    """ConvKV memory by cache, each [layers, 2, 6 * tokens_per_frame, heads, head_dim]; empty before block 0 is done.
+
+    In fp8, NAME holds the numbers and NAME.scale their scales [..., 1] in float32."""
     decoder: dict[str, Tensor] = field(default_factory=dict)
     """The VAE decoder's feature cache; its names and shapes are the decoder's own."""
     voice: dict[str, Tensor] = field(default_factory=dict)
@@ -66,6 +69,11 @@ class SessionState:
     def memory_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.memory.values())
 
+    @property
+    def memory_dtype(self) -> torch.dtype | None:
+        """The type of the memory's numbers; None before block 0 is done."""
+        return next((tensor.dtype for name, tensor in self.memory.items() if not name.endswith(SCALES)), None)
+
     def misfit(self, config: ModelConfig) -> str | None:
         """What is wrong with the tensors for a model of this config, in words; None when they fit."""
         expected = self._expected_shapes(config)
@@ -78,21 +86,29 @@ class SessionState:
             if tuple(tensors[name].shape) != expected[name] or not tensors[name].is_floating_point():
                 found = f"{tuple(tensors[name].shape)} of {tensors[name].dtype}"
                 return f"tensor {name} is {found}; accepted is {expected[name]} of a floating type"
-        if len({tensor.dtype for tensor in self.memory.values()}) > 1:
+        scales = {tensor.dtype for name, tensor in self.memory.items() if name.endswith(SCALES)}
+        if len({tensor.dtype for name, tensor in self.memory.items() if not name.endswith(SCALES)}) > 1 or scales - {
+            SCALE
+        }:
             return "the memory's tensors are of different types; accepted is one"
         return None
 
     def _expected_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         model = config.transformer
         words = min(max(self.text.shape[0] if self.text.dim() else 1, 1), model.text_len)
-        caches = cache_names(self.sampling) if self.block else ()
         heads = model.num_heads if self.heads is None else len(self.heads)
+        caches = {name: cache_shape(config, self.width, self.height, heads) for name in self._caches()}
+        if self.memory_dtype == FP8:
+            caches |= {name + SCALES: (*shape[:-1], 1) for name, shape in caches.items()}
         return {
             "text": (words, model.text_dim),
             "clip": (model.clip_tokens, model.clip_dim),
             "reference": (model.out_dim, WINDOW_SLOTS, self.height // 8, self.width // 8),
-            **{_MEMORY + name: cache_shape(config, self.width, self.height, heads) for name in caches},
+            **{_MEMORY + name: shape for name, shape in caches.items()},
         }
+
+    def _caches(self) -> tuple[str, ...]:
+        return cache_names(self.sampling) if self.block else ()
 
     def _conditions(self) -> dict[str, Tensor]:
         return {"text": self.text, "clip": self.clip, "reference": self.reference}

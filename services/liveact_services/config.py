@@ -29,6 +29,7 @@ from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
 if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import ModelConfig, SamplingConfig
+    from liveact_models.engine import Engine
     from liveact_services.tenants.watch import DirectoryWatch
 
 
@@ -79,6 +80,13 @@ class DenoiserConfig(StageConfig):
     """Processes that share each replica's model, `num_cpus`, `num_gpus` and `threads` for each of them. Any number gives the
     same video; each loads all weights and holds its heads' share of the sessions' memory. More than one need a GPU each (NCCL)
     or none (gloo)."""
+    precision: Literal["fp32", "bf16", "fp8"] = "fp32"
+    """Of the transformer, its sessions' memory included. fp8: bf16 with the layers' linears in e4m3, a scale a token
+    and an output channel, but for those that `liveact calibrate` found to be too far off."""
+    cache: Literal["exact", "fp8"] = "exact"
+    """How sessions' memory is kept: as it was computed, or as e4m3 with a scale a token and head, in half the bytes of bf16."""
+    attention: Literal["auto", "flash-attn-4", "flash-attn-3", "cudnn", "flash-attn-2", "sdpa", "math"] = "auto"
+    """What computes attention; "auto": the first of the others that runs on the device. `liveact doctor` says which."""
     exchange: Literal["exact", "fp8"] = "exact"
     """How queries, keys, values and attention outputs travel between ranks: as they are, or as e4m3 with a scale a head."""
     offload_blocks: Annotated[int, Field(ge=0)] = 0
@@ -90,6 +98,13 @@ class DenoiserConfig(StageConfig):
     @property
     def coordinates(self) -> bool:
         return self.ranks > 1
+
+    @property
+    def engine(self) -> Engine:
+        """How the transformer is computed."""
+        from liveact_models.engine import Engine
+
+        return Engine(self.precision, self.attention, self.cache)
 
     @model_validator(mode="after")
     def _a_device_a_rank(self) -> DenoiserConfig:
@@ -170,7 +185,6 @@ class ServiceConfig(BaseSettings):
     tiny_vae_dir: Path | None = None
     """A checkpoint folder in our own layout whose small VAE decodes in place of the model's own; same latents."""
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
     sampler: Literal["renoise", "euler"] = "renoise"
     memory: Literal["conv", "mean"] = "conv"
     audio_guidance: Annotated[float, Field(ge=1.0)] = 1.0

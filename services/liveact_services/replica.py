@@ -54,7 +54,7 @@ class Compute:
 
 
 class Replica:
-    """Base of the deployments that compute: `self.checkpoint`, `self.device`, `self.dtype`, `self.compute`."""
+    """Base of the deployments that compute: `self.checkpoint`, `self.device`, `self.compute`."""
 
     def __init__(self, config: ServiceConfig, stage: StageConfig) -> None:
         import torch
@@ -66,7 +66,6 @@ class Replica:
         self.config = config
         # Who only coordinates has no device, whatever its ranks have.
         self.device = pick_device("cpu" if stage.coordinates else config.device, stage.num_gpus)
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.checkpoint: Checkpoint = config.open_checkpoint()
         self.model_config: ModelConfig = self.checkpoint.config
         self.compute = Compute(type(self).__name__)

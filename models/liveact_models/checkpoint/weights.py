@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from liveact_models.checkpoint.errors import CheckpointError
-from liveact_models.checkpoint.fp8 import FP8, SCALE, dequantise, quantise
 from liveact_models.checkpoint.stored import dtype_of, shape_of
+from liveact_models.precision.fp8 import FP8, Quantised, dequantise, quantise
+from liveact_models.precision.linear import SCALE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ def misfits(module: nn.Module, tensors: Mapping[str, torch.Tensor], passed_over:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     eight_bits = {name for name in tensors if dtype_of(tensors, name) == FP8}
     for name in eight_bits & set(expected):
-        expected[name + SCALE] = (expected[name][0], 1)
+        expected[name + SCALE_SUFFIX] = (expected[name][0], 1)
     wrong = []
     for name, shape in expected.items():
-        base = name.removesuffix(SCALE)
+        base = name.removesuffix(SCALE_SUFFIX)
         if name not in tensors:
             if base == name or base not in tensors or base in eight_bits:
                 wrong.append(Misfit("TENSOR_MISSING", name, shape, None))
@@ -94,15 +95,15 @@ def _values(
 ) -> dict[str, torch.Tensor]:
     """The tensor as the module wants it; with its scales, where it becomes e4m3 here."""
     stored = tensors[name]
-    if name.endswith("weight" + SCALE):
+    if name.endswith("weight" + SCALE_SUFFIX):
         return {name: stored.to(device)}
     if wanted == FP8:
         if stored.dtype == FP8:
             return {name: stored.to(device)}
         matrix, scale = quantise(stored.to(device))
-        return {name: matrix, name + SCALE: scale}
+        return {name: matrix, name + SCALE_SUFFIX: scale}
     if stored.dtype == FP8:
-        return {name: dequantise(stored.to(device), tensors[name + SCALE].to(device), dtype)}
+        return {name: dequantise(Quantised(stored.to(device), tensors[name + SCALE_SUFFIX].to(device)), dtype)}
     return {name: stored.to(device, dtype)}
 
 

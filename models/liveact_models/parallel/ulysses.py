@@ -51,6 +51,7 @@ def share(transformer: LiveActTransformer, peers: Peers, wire: Wire = EXACT) -> 
     layers = transformer.layers
     layers[0].register_forward_pre_hook(part.cut)
     for layer in layers:
+        layer.self_attn.shared = True
         layer.self_attn.cached.register_forward_pre_hook(part.tokens_to_heads)
         layer.self_attn.cached.register_forward_hook(part.heads_to_tokens)
         layer.audio_cross_attn.register_forward_pre_hook(part.to_whole_frames)

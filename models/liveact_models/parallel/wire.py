@@ -8,10 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
-"""Largest e4m3 number. Its steps are an eighth of the power of two below, so rounding is off by a sixteenth at most."""
-SCALE = torch.float32
+from liveact_models.precision.fp8 import FP8, SCALE, Quantised, dequantise, quantise
 
 
 class Wire(Protocol):
@@ -51,16 +48,14 @@ class Fp8Wire:
         return math.prod(shape[:-1]) * (SCALE.itemsize + shape[-1] * FP8.itemsize)
 
     def pack(self, tensor: Tensor) -> Tensor:
-        values = tensor.to(SCALE)
-        # A head of zeros has a scale too.
-        scale = (values.abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=torch.finfo(SCALE).tiny)
-        return torch.cat((_bytes(scale), _bytes((values / scale).to(FP8))))
+        values, scale = quantise(tensor)
+        return torch.cat((_bytes(scale), _bytes(values)))
 
     def unpack(self, packed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         rows = math.prod(shape[:-1])
         scales, values = packed.split([rows * SCALE.itemsize, rows * shape[-1] * FP8.itemsize])
         scale = _typed(scales, SCALE).view(*shape[:-1], 1)
-        return (_typed(values, FP8).view(shape).to(SCALE) * scale).to(dtype)
+        return dequantise(Quantised(_typed(values, FP8).view(shape), scale), dtype)
 
 
 WIRES: dict[str, Wire] = {"exact": ExactWire(), "fp8": Fp8Wire()}

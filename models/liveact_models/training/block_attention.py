@@ -100,11 +100,11 @@ def _masked(
     contexts: Sequence[tuple[Tensor | None, Tensor | None]],
 ) -> Tensor:
     """One call: keys are all frames at their own slots, then the appended memory of blocks 2, 3, ... at slots 0-5."""
-    frame = rope.cos.shape[0] // WINDOW_SLOTS
+    frame = len(rope.turn) // WINDOW_SLOTS
     context = rope.tokens(0, CONTEXT_SLOTS * frame)
     current = rope.tokens(CONTEXT_SLOTS * frame, WINDOW_SLOTS * frame)
     tables = [context if block == 0 else current for block in range(len(sizes))]
-    own = RopeTable(torch.cat([t.cos for t in tables]), torch.cat([t.sin for t in tables]))
+    own = RopeTable(torch.cat([t.turn for t in tables]))
     keys, values = [rotate(k, own)], [v]
     for old_k, old_v in contexts[2:]:
         assert old_k is not None

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_models.config import TransformerConfig
+from liveact_models.kernels import norm_rotate
+from liveact_models.precision.fp8 import Quantised
+from liveact_models.precision.linear import all_fp8
+from liveact_models.transformer.backends import Attend, Backend, attend_sdpa
 from liveact_models.transformer.rope import RopeTable, rotate
 
 KeyValue = tuple[Tensor, Tensor]
@@ -19,29 +23,61 @@ MEMORY_STRIDE = 5
 """Tokens that ConvKV compresses into one."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: Attend = attend_sdpa) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v, without a mask.
 
     q [batch, queries, heads, head_dim], k and v [batch, keys, heads, head_dim] -> the shape of q. Inputs without the
     batch dimension give an output without it.
     """
     if q.dim() == 3:
-        return attend(q[None], k[None], v[None])[0]
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2)
+        return kernel(q[None], k[None], v[None])[0]
+    return kernel(q, k, v)
 
 
-class CachedAttention(nn.Module):
-    """What of the self-attention sees all tokens and keeps to its heads. It has no weights."""
+class _Attention(nn.Module):
+    """A module that attends, with the kernel it was told to."""
+
+    kernel: Attend = staticmethod(attend_sdpa)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v, self.kernel)
+
+
+def use_attention(model: nn.Module, backend: Backend) -> None:
+    """Have every attention of the model compute with that backend from now on."""
+    for module in model.modules():
+        if isinstance(module, _Attention):
+            module.kernel = backend.attend
+
+
+class CachedAttention(_Attention):
+    """What of the self-attention sees all tokens and keeps to its heads. It has no weights.
+
+    Each key of the context is turned where attention reads it: every context is read once a block, for each step has its own.
+    """
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, rope: RopeTable
     ) -> tuple[Tensor, KeyValue]:
         """q, k, v of the new tokens, each [tokens, heads, head_dim] -> the output, shaped like q, and the new (k, v)."""
-        keys = k if context is None else torch.cat((context[0], k))
-        values = v if context is None else torch.cat((context[1], v))
-        queries = rotate(q, rope.tokens(len(keys) - len(q), len(keys)))
-        return attend(queries, rotate(keys, rope), values), (k, v)
+        before = 0 if context is None else len(context[0])
+        own = rope.tokens(before, before + len(k))
+        keys = self.window(v, context, rope)
+        rotate(k, own, keys[before:])
+        return self.over(rotate(q, own), keys, context, v), (k, v)
+
+    def window(self, fresh: Tensor, context: KeyValue | None, rope: RopeTable) -> Tensor:
+        """Room for the turned keys of all slots: those of the context in their places, then as many as `fresh` to be filled."""
+        if context is None:
+            return torch.empty_like(fresh, memory_format=torch.contiguous_format)
+        before = len(context[0])
+        keys = fresh.new_empty(before + len(fresh), *fresh.shape[1:])
+        rotate(context[0], rope.tokens(0, before), keys[:before])
+        return keys
+
+    def over(self, queries: Tensor, keys: Tensor, context: KeyValue | None, v: Tensor) -> Tensor:
+        """Attention of turned queries to the turned keys of all slots, and to the values of the context and of the new tokens."""
+        return self.attend(queries, keys, v if context is None else torch.cat((context[1], v)))
 
 
 class SelfAttention(nn.Module):
@@ -58,20 +94,35 @@ class SelfAttention(nn.Module):
         self.norm_q = nn.RMSNorm(dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(dim, eps=config.eps)
         self.cached = CachedAttention()
+        self.shared = False
+        """Whether other ranks hold other heads: q and k then travel between norm and RoPE (`parallel.share`)."""
+        self.eps = config.eps
         self.memory_proj_k = _memory_projection(dim)
         # In the released checkpoint and never used there: values are compressed with memory_proj_k as well.
         self.memory_proj_v = _memory_projection(dim)
 
-    def forward(self, x: Tensor, context: KeyValue | None, rope: RopeTable) -> tuple[Tensor, KeyValue]:
+    @property
+    def takes_fp8(self) -> bool:
+        """Whether one quantised input serves q, k and v."""
+        return all_fp8(self.q, self.k, self.v)
+
+    def forward(self, x: Tensor | Quantised, context: KeyValue | None, rope: RopeTable) -> tuple[Tensor, KeyValue]:
         """x [tokens, dim] -> the output [tokens, dim] and the new keys (before RoPE) and values.
 
         `rope` covers the keys: the context's tokens, then x's.
         """
-        q = self.norm_q(self.q(x)).unflatten(-1, self.heads)
-        k = self.norm_k(self.k(x)).unflatten(-1, self.heads)
-        v = self.v(x).unflatten(-1, self.heads)
-        out, fresh = self.cached(q, k, v, context, rope)
-        return self.o(out.flatten(-2)), fresh
+        q, k, v = self.q(x), self.k(x), self.v(x).unflatten(-1, self.heads)
+        if self.shared:
+            q, k = self.norm_q(q).unflatten(-1, self.heads), self.norm_k(k).unflatten(-1, self.heads)
+            out, fresh = self.cached(q, k, v, context, rope)
+            return self.o(out.flatten(-2)), fresh
+        before = 0 if context is None else len(context[0])
+        turn = rope.tokens(before, before + len(v)).turn
+        queries, keys = torch.empty_like(v), self.cached.window(v, context, rope)
+        norm_rotate(q, self.norm_q.weight, turn, queries, self.eps, keep=False)
+        kept = norm_rotate(k, self.norm_k.weight, turn, keys[before:], self.eps)
+        assert kept is not None
+        return self.o(self.cached.over(queries, keys, context, v).flatten(-2)), (kept, v)
 
 
 def _memory_projection(dim: int) -> nn.Conv1d:
@@ -80,7 +131,7 @@ def _memory_projection(dim: int) -> nn.Conv1d:
     return projection
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Attention):
     """Attention to the text and to the image tokens, summed before the output projection."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -108,10 +159,10 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: KeyValue, image: KeyValue) -> Tensor:
         """x [tokens, dim] -> [tokens, dim]."""
         q = self.norm_q(self.q(x)).unflatten(-1, self.heads)
-        return self.o((attend(q, *text) + attend(q, *image)).flatten(-2))
+        return self.o((self.attend(q, *text) + self.attend(q, *image)).flatten(-2))
 
 
-class AudioCrossAttention(nn.Module):
+class AudioCrossAttention(_Attention):
     """Attention of each latent frame to its own audio tokens."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -130,5 +181,5 @@ class AudioCrossAttention(nn.Module):
         silent_tokens = silent_frames * (len(x) // len(audio))
         q = self.q_linear(x).unflatten(-1, self.heads).unflatten(0, (len(audio), -1))
         k, v = (part.unflatten(-1, self.heads) for part in self.kv_linear(audio).chunk(2, dim=-1))
-        heard = self.proj(attend(q, k, v).flatten(-2).flatten(0, 1))
+        heard = self.proj(self.attend(q, k, v).flatten(-2).flatten(0, 1))
         return F.pad(heard[silent_tokens:], (0, 0, silent_tokens, 0))

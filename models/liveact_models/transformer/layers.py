@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from liveact_models.config import TransformerConfig
+from liveact_models.kernels import gated, modulate, modulate_fp8
+from liveact_models.precision.fp8 import Quantised
+from liveact_models.precision.linear import all_fp8
 from liveact_models.transformer.attention import AudioCrossAttention, CrossAttention, KeyValue, SelfAttention
 from liveact_models.transformer.rope import RopeTable
 
@@ -47,13 +49,16 @@ class TransformerLayer(nn.Module):
         `audio` None leaves the audio cross-attention out; the first `silent_frames` latent frames do not hear.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation[0].float() + time
-        out, fresh = self.self_attn(modulate(x, shift1, scale1, self.eps), context, rope)
+        out, fresh = self.self_attn(self._modulated(x, shift1, scale1, self.self_attn.takes_fp8), context, rope)
         x = gated(x, out, gate1)
         x = x + self.cross_attn(self.norm3(x), text, image)
         if audio is not None:
             x = x + self.audio_cross_attn(self.norm_x(x), audio, silent_frames)
-        out = self.ffn(modulate(x, shift2, scale2, self.eps))
+        out = self.ffn(self._modulated(x, shift2, scale2, all_fp8(self.ffn[0])))
         return gated(x, out, gate2), fresh
+
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor, fp8: bool) -> Tensor | Quantised:
+        return (modulate_fp8 if fp8 else modulate)(x, shift, scale, self.eps)
 
 
 class Head(nn.Module):
@@ -87,16 +92,6 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.proj(clip)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without affine, then scale and shift: x [tokens, dim], shift and scale [dim] in float32."""
-    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(x.dtype)
-
-
-def gated(x: Tensor, out: Tensor, gate: Tensor) -> Tensor:
-    """x + gate * out: x and out [tokens, dim], gate [dim] in float32."""
-    return (x.float() + gate * out.float()).to(x.dtype)
 
 
 def sinusoid(timestep: float, dim: int, device: torch.device) -> Tensor:

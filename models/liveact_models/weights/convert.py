@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from liveact_models.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from liveact_models.checkpoint.fp8 import FP8, MULTIPLE, SCALE, quantise
 from liveact_models.checkpoint.inspect import empty_module
 from liveact_models.checkpoint.layouts import MANIFEST as OWN_MANIFEST
 from liveact_models.checkpoint.layouts import TRANSFORMER_STEM
@@ -28,6 +27,8 @@ from liveact_models.checkpoint.stored import (
 )
 from liveact_models.checkpoint.weights import misfits
 from liveact_models.config import ModelConfig
+from liveact_models.precision.fp8 import FP8, quantise
+from liveact_models.precision.linear import MULTIPLE, SCALE_SUFFIX
 from liveact_models.weights.errors import WeightsError
 from liveact_models.weights.hub import GIB, SPARE_BYTES
 from liveact_models.weights.manifest import Digest, Manifest, Watch, digest, unwatched
@@ -212,7 +213,7 @@ def _shards(stored: StoredTensors, quantised: set[str], limit: int) -> list[list
     for name, held in stored.entries.items():
         group = [_Entry(name, name, held.shape, FP8 if name in quantised else held.dtype)]
         if name in quantised:
-            group.append(_Entry(name + SCALE, name, (held.shape[0], 1), torch.float32))
+            group.append(_Entry(name + SCALE_SUFFIX, name, (held.shape[0], 1), torch.float32))
         more = sum(entry.nbytes for entry in group)
         if shards[-1] and size + more > limit:
             shards.append([])

@@ -32,6 +32,7 @@ def diagnose(config: ServiceConfig) -> Iterator[Check]:
     yield from media()
     yield from sessions(config)
     yield from weights(config)
+    yield from engines(config)
     yield from ranks(config)
     yield port("gRPC port", config.host, config.port, "--port 0")
     yield port("HTTP port", config.host, config.http_port, "--set http_port=0")
@@ -192,6 +193,24 @@ def _data(folder: Path) -> Iterator[Check]:
     if kept := damaged_data(folder):
         detail = f"found damaged {len(kept)} times and kept aside, last in {kept[-1]}"
         yield Check("sessions", "data", Found.WARNING, detail, "check the disk; then they can be deleted")
+
+
+def engines(config: ServiceConfig) -> Iterator[Check]:
+    """How the Denoisers of every pool would compute on this machine: what is chosen, and why nothing faster."""
+    import torch
+
+    from liveact_models.config import ConfigError, preset
+    from liveact_models.engine import choose
+    from liveact_services.replica import pick_device
+
+    for pool, stage in config.denoisers.items():
+        try:
+            device = pick_device(config.device, stage.num_gpus or torch.cuda.device_count())
+            detail = choose(stage.engine, preset(config.preset), device).describe()
+        except ConfigError as error:
+            yield Check("model", "denoiser", Found.FAILED, f"{pool}: {error}")
+        else:
+            yield Check("model", "denoiser", Found.OK, f"{pool}: {detail}")
 
 
 def ranks(config: ServiceConfig) -> Iterator[Check]:

@@ -105,14 +105,13 @@ def fit(config: ServiceConfig, checkpoint: Checkpoint) -> Iterator[Check]:
 
 def need_of(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig, on_gpu: bool) -> Need:
     """What the Denoiser of that pool takes, on each of its ranks, and who else is on its device."""
-    import torch
 
     from liveact_models.checkpoint.inspect import empty_module
     from liveact_models.memory import memory_bytes
     from liveact_models.offload import host_bytes, host_tensors
     from liveact_models.parallel import heads_of
 
-    model, dtype = checkpoint.config, getattr(torch, config.dtype)
+    model, dtype = checkpoint.config, stage.engine.dtype
     transformer = empty_module(checkpoint, "transformer")
     tensors = transformer.state_dict()
     whole = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
@@ -120,7 +119,7 @@ def need_of(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig
     held = sum(tensors[name].numel() for name in host_tensors(transformer, stage.offload_blocks)) * dtype.itemsize
     heads = max(len(part) for part in heads_of(model.transformer.num_heads, stage.ranks))
     width, height = model.limits.default
-    memory = memory_bytes(model, width, height, dtype, config.sampling(model).guided, heads)
+    memory = memory_bytes(model, width, height, stage.engine.cache_dtype, config.sampling(model).guided, heads)
     # While a block is made there are the memory it reads and the one it writes.
     return Need(whole - freed, held if freed else 0, 2 * memory, _beside(config, checkpoint, stage, on_gpu))
 
@@ -147,5 +146,5 @@ def _way_out(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfi
         for count in range(max(3, stage.offload_blocks + 1), layers + 1):
             if need_of(config, checkpoint, stage.model_copy(update={"offload_blocks": count}), True).least <= has:
                 return f"denoiser.offload_blocks={count}, or put the other stages elsewhere"
-    smaller = "" if config.dtype == "bfloat16" else "dtype: bfloat16, or "
+    smaller = "denoiser.precision=bf16, or " if stage.precision == "fp32" else ""
     return f"{smaller}more memory"

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from liveact_services.cli import (
     bench,
+    calibrate,
     config,
     demo,
     doctor,
@@ -84,6 +85,7 @@ app.command()(render.render)
 app.command()(demo.demo)
 app.command()(parity.parity)
 app.command()(doctor.doctor)
+app.command()(calibrate.calibrate)
 app.command()(drain.drain)
 app.command()(trace.trace)
 app.add_typer(train.app, name="train")

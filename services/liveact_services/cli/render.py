@@ -93,7 +93,7 @@ def load_pipeline(config: ServiceConfig, threads: int) -> Pipeline:
     checkpoint = config.open_checkpoint()
     device = pick_device(config.device, torch.cuda.device_count())
     sampling = config.sampling(checkpoint.config)
-    return Pipeline(checkpoint, sampling=sampling, device=device, dtype=getattr(torch, config.dtype))
+    return Pipeline(checkpoint, sampling=sampling, device=device, engine=config.denoiser.engine)
 
 
 def _session(block: Block, fps: int, rate: int) -> pb2.Session:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import SamplingConfig
+    from liveact_models.engine import Engine
     from liveact_models.voice import BlockVoice
     from liveact_services.conductor.parts import Moved
 
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
 class LocalModels:
     """The five stages' models, loaded once for any number of sessions; each stage computes on a thread of its own."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, sampling: SamplingConfig, device: torch.device, engine: Engine) -> None:
         self.device = device
-        self.rank = LocalRank(checkpoint, sampling, device, dtype)
+        self.rank = LocalRank(checkpoint, sampling, device, engine)
         self.vae_decoder = checkpoint.load_vae("decode", device=str(device))
         self._vae_encoder = checkpoint.load_vae("encode", device=str(device))
         self._audio_encoder = checkpoint.load_audio_encoder(device=str(device))

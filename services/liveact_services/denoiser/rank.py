@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import SamplingConfig
+    from liveact_models.engine import Engine
     from liveact_models.parallel import Peers, Wire
     from liveact_models.session import SessionState
 
@@ -127,7 +128,7 @@ class LocalRank:
         checkpoint: Checkpoint,
         sampling: SamplingConfig,
         device: torch.device,
-        dtype: torch.dtype,
+        engine: Engine,
         peers: Peers | None = None,
         wire: Wire | None = None,
         offload_blocks: int = 0,
@@ -138,15 +139,16 @@ class LocalRank:
         Every rank loads all weights: tokens are shared out, not layers, and heads alone in the sessions' memory.
         """
         from liveact_models.denoiser import BlockDenoiser
+        from liveact_models.engine import load_transformer
         from liveact_models.parallel import EXACT, share
 
-        self._device, self._dtype = device, dtype
         began = time.perf_counter()
-        transformer = checkpoint.load_transformer(device=str(device), dtype=dtype, offload_blocks=offload_blocks)
+        transformer, _ = load_transformer(checkpoint, engine, device, offload_blocks=offload_blocks)
         log.info("transformer on %s after %.1f s, %d of its layers in host memory", device, time.perf_counter() - began,
                  offload_blocks)  # fmt: skip
+        self._device, self._dtype = device, engine.dtype
         heads = None if peers is None else share(transformer, peers, wire or EXACT)
-        self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling, heads)
+        self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling, heads, engine.cache)
         self._config, self._sampling = checkpoint.config, sampling
         self._activations = 0
         """Most bytes that a step has taken and given back."""
@@ -211,7 +213,9 @@ class LocalRank:
 
         with self._lock:
             alike = [s.memory_bytes for s in self._states.values() if (s.width, s.height) == (spec.width, spec.height)]
-        expected = memory_bytes(self._config, spec.width, spec.height, self._dtype, self._sampling.guided)
+        expected = memory_bytes(
+            self._config, spec.width, spec.height, self._denoiser.cache_dtype, self._sampling.guided
+        )
         # While a block is made there are the memory it reads and the one it writes.
         return 2 * max(expected, *alike, 0)
 

@@ -35,7 +35,7 @@ def start_ranks(replica: Replica, stage: DenoiserConfig) -> RankGroup:
     config, checkpoint = replica.config, replica.checkpoint
     if stage.ranks == 1:
         sampling = config.sampling(checkpoint.config)
-        return LocalRank(checkpoint, sampling, replica.device, replica.dtype, offload_blocks=stage.offload_blocks)
+        return LocalRank(checkpoint, sampling, replica.device, stage.engine, offload_blocks=stage.offload_blocks)
     return SharedRanks(config, stage, checkpoint.config, own_placement_group())
 
 
@@ -65,7 +65,7 @@ class SharedRanks:
 
         # What the ranks sent lies in the object store, and is only read.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        self._config, self._model, self._sampling = config, model, config.sampling(model)
+        self._engine, self._model, self._sampling = stage.engine, model, config.sampling(model)
         self._most_heads = max(len(heads) for heads in heads_of(model.transformer.num_heads, stage.ranks))
         self._store = host_store(stage.rank_timeout_s)
         makes = [partial(SharedRank, rank, self._store.port, config, stage) for rank in range(stage.ranks)]
@@ -107,16 +107,15 @@ class SharedRanks:
 
     def memory_of(self, spec: SessionSpec) -> int:
         """Bytes on the rank that holds most heads."""
-        import torch
-
         from liveact_models.memory import memory_bytes
 
         with self._lock:
             alike = [s.guided for s in self._held.values() if (s.width, s.height) == (spec.width, spec.height)]
         guided = self._sampling.guided or any(alike)
-        dtype = getattr(torch, self._config.dtype)
         # While a block is made there are the memory it reads and the one it writes.
-        return 2 * memory_bytes(self._model, spec.width, spec.height, dtype, guided, self._most_heads)
+        return 2 * memory_bytes(
+            self._model, spec.width, spec.height, self._engine.cache_dtype, guided, self._most_heads
+        )
 
     def room(self) -> float:
         """Bytes on the rank that has fewest."""
@@ -172,9 +171,9 @@ class SharedRank(LocalRank):
         torch.set_num_threads(stage.threads)
         device = pick_device(config.device, stage.num_gpus)
         peers = join_group(rank, stage.ranks, port, device, stage.rank_timeout_s)
-        checkpoint, dtype = config.open_checkpoint(), getattr(torch, config.dtype)
+        checkpoint = config.open_checkpoint()
         sampling, wire = config.sampling(checkpoint.config), WIRES[stage.exchange]
-        super().__init__(checkpoint, sampling, device, dtype, peers, wire, stage.offload_blocks)
+        super().__init__(checkpoint, sampling, device, stage.engine, peers, wire, stage.offload_blocks)
         self._first = rank == 0
         self._taken: dict[int, SessionState] = {}
         self._takings = 0
@@ -206,7 +205,7 @@ class _Part:
     rest: SessionState
     memory: dict[str, np.ndarray]
     """uint8 [layers, 2, tokens, heads, head_dim * bytes of the type]"""
-    dtype: str
+    dtypes: dict[str, str]
 
     @classmethod
     def of(cls, state: SessionState) -> _Part:
@@ -214,13 +213,14 @@ class _Part:
 
         rest = dataclasses.replace(state, memory={}, conditioning=None).to("cpu")
         held = {name: tensor.cpu().contiguous() for name, tensor in state.memory.items()}
-        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in held.values()}
+        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in held.items()}
         memory = {name: tensor.view(torch.uint8).numpy() for name, tensor in held.items()}
-        return cls(rest, memory, dtypes.pop() if dtypes else "float32")
+        return cls(rest, memory, dtypes)
 
     def state(self) -> SessionState:
         import torch
 
-        dtype = getattr(torch, self.dtype)
-        memory = {name: torch.from_numpy(array).view(dtype) for name, array in self.memory.items()}
+        memory = {
+            name: torch.from_numpy(array).view(getattr(torch, self.dtypes[name])) for name, array in self.memory.items()
+        }
         return dataclasses.replace(self.rest, memory=memory)

@@ -47,12 +47,29 @@ class BlockTimes:
     released_s: list[float] = field(default_factory=list)
     convkv_s: list[float] = field(default_factory=list)
     """What of ours is the memory's upkeep: all layers and steps."""
+    ours_cpu_s: list[float] = field(default_factory=list)
+    released_cpu_s: list[float] = field(default_factory=list)
+    """The processor's time, all threads, on a CPU: what another process takes meanwhile is not in it."""
 
     @property
     def ratio(self) -> float:
         """Median over the pairs of released / ours; nan where the released one was not run."""
-        pairs = list(zip(self.released_s, self.ours_s, strict=False))
-        return statistics.median(r / o for r, o in pairs) if pairs else float("nan")
+        return _ratio(self.released_s, self.ours_s)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """The same of the processor's time."""
+        return _ratio(self.released_cpu_s, self.ours_cpu_s)
+
+    def note(self, ours: tuple[float, float | None], theirs: tuple[float, float | None] | None) -> None:
+        """A pair of blocks: seconds, and where it was measured the processor's."""
+        pairs = [(ours, self.ours_s, self.ours_cpu_s)]
+        if theirs is not None:
+            pairs.append((theirs, self.released_s, self.released_cpu_s))
+        for (wall, cpu), walls, cpus in pairs:
+            walls.append(wall)
+            if cpu is not None:
+                cpus.append(cpu)
 
     def to_dict(self) -> dict[str, Any]:
         ours = statistics.median(self.ours_s)
@@ -62,6 +79,7 @@ class BlockTimes:
             "block_ms": _figures(self.ours_s),
             "released_block_ms": _figures(self.released_s) if self.released_s else None,
             "released_over_ours": round(self.ratio, 3) if self.released_s else None,
+            "released_over_ours_cpu": round(self.cpu_ratio, 3) if self.released_cpu_s else None,
             "convkv_share": round(statistics.median(self.convkv_s) / ours, 4),
             "fps": round(FRAMES / ours, 3), "tflop_per_block": round(self.tflop, 4),
             "tflop_per_s": round(self.tflop / ours, 3),
@@ -82,10 +100,17 @@ class BlockTimes:
         table.add_section()
         if self.released_s:
             table.add_row("released / ours", f"{self.ratio:.2f}", "")
+        if self.released_cpu_s:
+            table.add_row("the same of processor time", f"{self.cpu_ratio:.2f}", "")
         table.add_row("frames a second, ours", f"{values['fps']:.2f}", "")
         table.add_row("TFLOP/s, ours", f"{values['tflop_per_s']:.3f}", f"{values['tflop_per_block']:.4g} TFLOP a block")
         table.add_row("ConvKV's share", f"{values['convkv_share']:.2%}", "paper: 1.9 %")
         return table
+
+
+def _ratio(released: list[float], ours: list[float]) -> float:
+    pairs = list(zip(released, ours, strict=False))
+    return statistics.median(r / o for r, o in pairs) if pairs else float("nan")
 
 
 def _figures(seconds: list[float]) -> dict[str, float]:
@@ -127,20 +152,20 @@ class _Subject:
         frames = len(block_frames(block)) + 2 * AUDIO_REACH
         return self._random(frames, self.model.audio_blocks, self.model.audio_channels)
 
-    def timed(self, work: Callable[[], Any]) -> float:
-        """Seconds of the device."""
+    def timed(self, work: Callable[[], Any]) -> tuple[float, float | None]:
+        """Seconds of the device, and of the processor where that is the device."""
         import torch
 
         if torch.device(self.device).type != "cuda":
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             work()
-            return time.perf_counter() - began
+            return time.perf_counter() - began, time.process_time() - cpu
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()  # type: ignore[no-untyped-call]
         work()
         end.record()  # type: ignore[no-untyped-call]
         end.synchronize()  # type: ignore[no-untyped-call]
-        return float(start.elapsed_time(end)) / 1000
+        return float(start.elapsed_time(end)) / 1000, None
 
     def upkeep(self) -> float:
         """Seconds of the memory's upkeep of one block by itself: every layer and step, from fresh keys and values."""
@@ -159,7 +184,7 @@ class _Subject:
                 for cache in memory:
                     next_cache(cache, fresh, weights)  # type: ignore[arg-type]
 
-        return self.timed(compressed)
+        return self.timed(compressed)[0]
 
     def _random(self, *shape: int) -> torch.Tensor:
         import torch
@@ -181,12 +206,11 @@ def measure(
     for block in track(range(WARM_UP_BLOCKS + blocks), "blocks", console=stderr_console(), transient=True):
         audio = subject.audio(block)
         ours = subject.timed(lambda a=audio, b=block: subject.ours.denoise(subject.state, b, a))  # type: ignore[misc]
-        theirs = subject.timed(lambda a=audio: subject.released.denoise(subject.session, a)) if released else 0.0  # type: ignore[misc]
-        if block >= WARM_UP_BLOCKS:
-            times.ours_s.append(ours)
-            times.convkv_s.append(subject.upkeep())
-            if released:
-                times.released_s.append(theirs)
+        theirs = subject.timed(lambda a=audio: subject.released.denoise(subject.session, a)) if released else None  # type: ignore[misc]
+        if block < WARM_UP_BLOCKS:
+            continue
+        times.convkv_s.append(subject.upkeep())
+        times.note(ours, theirs)
     return times
 
 
