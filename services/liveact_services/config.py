@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StageConfig(_Strict):
@@ -45,6 +45,8 @@ class StageConfig(_Strict):
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads. Ray would otherwise set them from num_cpus, that is to one."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
+    node_labels: dict[str, str] = {}
+    """Only Ray nodes with these labels run a replica; none: any node."""
     autoscaling: ScalingRules | None = None
     """Follow the sessions (docs/scaling.md); none: always `replicas`. With it, `replicas` is only the number at the start."""
 
@@ -117,7 +119,9 @@ class SessionLimits(_Strict):
 class ServiceConfig(BaseSettings):
     """Everything `liveact serve` needs to know."""
 
-    model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     preset: str = "tiny"
     checkpoint: str = "shipped"

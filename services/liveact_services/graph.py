@@ -10,9 +10,10 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
+from liveact_models.config import ConfigError
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
-from liveact_services.config import ServiceConfig, StageConfig
+from liveact_services.config import ServiceConfig, StageConfig, load_config
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
 from liveact_services.placement.router import SessionRouter, VaultRouter
@@ -24,6 +25,20 @@ from liveact_services.vault.deployment import Vault
 
 ROUTING_STATS_S = 2.0
 """How often routers hear what the replicas hold."""
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config file: `import_path: liveact_services.graph:app`, `args` the configuration's fields.
+
+    The environment (LIVEACT_...) fills what `args` leaves out: the Redis' URL, which holds a password, comes from there.
+    Raises `ConfigError` that names the field.
+    """
+    config = load_config(**args)
+    if config.redis_url is None:
+        raise ConfigError(
+            "redis_url is missing: accepted is redis://... or rediss://..., best from LIVEACT_REDIS_URL; a cluster embeds none"
+        )
+    return build(config, config.redis_url)
 
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
@@ -87,6 +102,9 @@ def _deployment(
     else:
         carried = options.autoscaling.sessions_per_replica or room
         extra["autoscaling_config"] = autoscaling_config(options.autoscaling, carried, role, options.first_replicas)
+    actor: dict[str, Any] = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+    if options.node_labels:
+        actor["label_selector"] = options.node_labels
     deployment: Any = serve.deployment(
         cls,
         name=name or cls.__name__,
@@ -94,7 +112,7 @@ def _deployment(
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         # An access line for every call would be some twenty a second and session.
         logging_config=LoggingConfig(enable_access_log=False),
-        ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        ray_actor_options=actor,
         **extra,
     )
     return deployment

@@ -1,0 +1,287 @@
+"""The chart: what Helm makes of every example is valid for Kubernetes, KubeRay, Ray Serve and the service's configuration."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.schema import ServeDeploySchema
+
+from chart_fixtures import (
+    CHART,
+    CRD,
+    CRD_VARIABLE,
+    EXAMPLES,
+    OWN_SCHEMAS,
+    example,
+    one,
+    pod_templates,
+    ray_service_crd,
+    render,
+    serve_config,
+)
+from conftest import ROOT
+from liveact_services.cluster.reference import generated
+from liveact_services.config import ServiceConfig, load_config
+from liveact_services.graph import app
+from liveact_services.service import SERVICERS
+
+KUBERNETES = "1.29"
+"""The oldest that Chart.yaml accepts."""
+ALL = pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda path: path.stem if path else "defaults")
+
+
+@cache
+def objects(path: Path | None) -> list[dict[str, Any]]:
+    return render(example(path))
+
+
+def test_the_generated_files_are_what_the_types_say() -> None:
+    stale = [name for name, text in generated(CHART).items() if (CHART / name).read_text() != text]
+    assert stale == [], "run `make chart`"
+
+
+@ALL
+def test_helm_lints_without_a_word(path: Path | None) -> None:
+    report = helm_python.lint(CHART, example(path), strict=True, kube_version="v1.34.0")
+    # An icon is all that it misses.
+    assert [m for m in report["messages"] if m["severity"] > 1] == []
+    assert report["errors"] == []
+
+
+@ALL
+def test_every_object_is_valid(path: Path | None) -> None:
+    for thing in objects(path):
+        own = OWN_SCHEMAS.get(f"{thing['apiVersion']}/{thing['kind']}")
+        if own is None:
+            for version in (KUBERNETES, "1.37"):
+                kubernetes_validate.validate(thing, version, strict=True)
+        else:
+            jsonschema.validate(thing["spec"], own)
+    for name, spec in pod_templates(objects(path)).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.skipif(not CRD.exists(), reason=f"{CRD_VARIABLE} names no file")
+@ALL
+def test_kuberay_accepts_the_ray_service(path: Path | None) -> None:
+    jsonschema.Draft7Validator(ray_service_crd()).validate(one(objects(path), "RayService")["spec"])
+
+
+def test_a_field_that_kuberay_does_not_know_would_be_found() -> None:
+    spec = copy.deepcopy(one(objects(None), "RayService")["spec"])
+    spec["rayClusterConfig"]["workerGroupSpecs"][0]["maxReplica"] = 2
+    schemas = [OWN_SCHEMAS["ray.io/v1/RayService"], *([ray_service_crd()] if CRD.exists() else [])]
+    for schema in schemas:
+        with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+            jsonschema.Draft7Validator(schema).validate(spec)
+
+
+# ---- what Serve is told ------------------------------------------------------------------------------------------------------
+
+
+def unknown_keys(config: Any, model: BaseModel, where: str = "") -> list[str]:
+    """Keys of `config` that `model`, made of it, has no field for: Serve itself lets them pass."""
+    fields = type(model).model_fields
+    found = [f"{where}{key}" for key in config if key not in fields]
+    for key in set(config) & set(fields):
+        held = getattr(model, key)
+        pairs = zip(config[key], held, strict=True) if isinstance(held, list) else [(config[key], held)]
+        for part, made in pairs:
+            if isinstance(made, BaseModel) and isinstance(part, dict):
+                found += unknown_keys(part, made, f"{where}{key}.")
+    return found
+
+
+@ALL
+def test_serve_knows_every_key(path: Path | None) -> None:
+    config = serve_config(objects(path))
+    assert unknown_keys(config, ServeDeploySchema.model_validate(config)) == []
+    config["applications"][0]["deployments"][0]["num_replica"] = 1
+    schema = ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config, schema) == ["applications.deployments.num_replica"]
+
+
+@ALL
+def test_the_arguments_are_the_configuration_of_the_values(path: Path | None) -> None:
+    (application,) = serve_config(objects(path))["applications"]
+    got = load_config(**application["args"])
+    counts = {entry["name"]: entry["num_replicas"] for entry in application["deployments"]}
+    fixed = {}
+    for field, name in DEPLOYMENTS.items():
+        stage = getattr(got, field)
+        assert stage.node_labels["liveact-kind"] == ("gpu" if stage.num_gpus else "cpu")
+        if stage.autoscaling is None:
+            fixed[name] = stage.replicas
+            assert "replicas" not in application["args"][field], "a count among the arguments would exchange every replica"
+    for pool, stage in got.pools.items():
+        assert stage.node_labels == {"liveact-kind": "gpu", "liveact-pool": pool}
+    wanted = load_config(**example(path).get("config", {}))
+    for field, name in DEPLOYMENTS.items():
+        if name in counts:
+            assert counts[name] == getattr(wanted, field).replicas
+    assert counts.keys() == fixed.keys()
+    assert got.sessions == wanted.sessions
+    assert (got.preset, got.dtype) == (wanted.preset, wanted.dtype)
+
+
+DEPLOYMENTS = {
+    "gateway": "Gateway", "conditioner": "Conditioner", "audio_encoder": "AudioEncoder", "vae_encoder": "VaeEncoder",
+    "denoiser": "Denoiser", "vae_decoder": "VaeDecoder", "vault": "Vault",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [None, CHART / "examples" / "laptop-cpu.yaml"], ids=["defaults", "laptop-cpu"])
+def test_the_importable_application_has_the_deployments_that_are_counted(
+    path: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEACT_REDIS_URL", "redis://elsewhere:6379/1")
+    config = serve_config(objects(path))
+    assert config["applications"][0]["import_path"] == f"{app.__module__}:{app.__name__}"
+    assert config["grpc_options"]["grpc_servicer_functions"] == SERVICERS
+    bound = app(config["applications"][0]["args"])
+    gateway = bound._bound_deployment
+    assert gateway.init_args[3] == "redis://elsewhere:6379/1"
+    handles = gateway.init_kwargs
+    deployments = [gateway, *(handles[k]._bound_deployment for k in handles if k != "denoisers")]
+    deployments += [d._bound_deployment for d in handles["denoisers"].values()]
+    assert {d.name for d in deployments} == {entry["name"] for entry in config["applications"][0]["deployments"]}
+    assert {str(d.ray_actor_options["label_selector"]) for d in deployments} == {"{'liveact-kind': 'cpu'}"}
+
+
+def test_every_stage_of_the_configuration_has_its_deployment_in_the_chart() -> None:
+    from liveact_services.config import StageConfig
+
+    assert {name for name, value in ServiceConfig() if isinstance(value, StageConfig)} == DEPLOYMENTS.keys()
+    helper = (CHART / "templates" / "_serve.tpl").read_text()
+    stages = helper.split('define "liveact.stages" -}}')[1].split("{{-")[0]
+    assert yaml.safe_load(stages) == DEPLOYMENTS
+
+
+# ---- pods --------------------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_no_pod_has_privileges_a_token_it_does_not_need_or_service_links(path: Path | None) -> None:
+    autoscaled = example(path).get("autoscaler", {}).get("enabled", False)
+    for name, spec in pod_templates(objects(path)).items():
+        assert spec["automountServiceAccountToken"] is (name == "head" and autoscaled)
+        # A Service called liveact would otherwise set LIVEACT_PORT to a URL.
+        assert spec["enableServiceLinks"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+            assert {"requests", "limits"} <= container["resources"].keys()
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        mounted = {mount["name"] for c in spec["containers"] for mount in c["volumeMounts"]}
+        assert mounted <= {v["name"] for v in spec["volumes"]} | {"data"}
+
+
+@ALL
+def test_a_worker_gets_the_time_that_its_leaving_takes(path: Path | None) -> None:
+    config = load_config(**example(path).get("config", {}))
+    templates = pod_templates(objects(path))
+    for group in templates.keys() - {"head", "valkey", "test"}:
+        (container,) = templates[group]["containers"]
+        *command, wait = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == ["python", "-m", "liveact_services.cluster.leave", "--wait"]
+        assert templates[group]["terminationGracePeriodSeconds"] >= int(wait) + config.drain_timeout_s
+
+
+@ALL
+def test_a_cluster_that_is_replaced_stays_as_long_as_a_session_may_last(path: Path | None) -> None:
+    config = load_config(**example(path).get("config", {}))
+    delay = one(objects(path), "RayService")["spec"]["rayClusterDeletionDelaySeconds"]
+    assert delay >= config.sessions.max_duration_s
+
+
+def test_another_version_of_the_chart_leaves_the_pods_as_they_are(tmp_path: Path) -> None:
+    """KubeRay answers another pod template with another cluster."""
+    import shutil
+
+    shutil.copytree(CHART, tmp_path / "liveact")
+    about = tmp_path / "liveact" / "Chart.yaml"
+    about.write_text(about.read_text().replace("0.1.0", "9.9.9"))
+    with helm_python.Chart.load(tmp_path / "liveact") as newer:
+        text = newer.render({}, name="demo", namespace="avatars")["liveact/templates/rayservice.yaml"]
+    after = yaml.safe_load(text)
+    assert after["metadata"]["labels"]["helm.sh/chart"] == "liveact-9.9.9"
+    assert after["spec"] == one(objects(None), "RayService")["spec"]
+
+
+@ALL
+def test_no_password_stands_in_the_ray_service(path: Path | None) -> None:
+    things = objects(path)
+    text = yaml.safe_dump(one(things, "RayService"))
+    for secret in (thing for thing in things if thing["kind"] == "Secret"):
+        assert not any(str(value) in text for value in secret["stringData"].values())
+    for name, spec in pod_templates(things).items():
+        env = {e["name"]: e for c in spec["containers"] for e in c["env"]}
+        if name not in ("valkey", "test"):
+            assert "secretKeyRef" in env["LIVEACT_REDIS_URL"]["valueFrom"]
+
+
+@ALL
+def test_what_is_selected_and_referred_to_is_there(path: Path | None) -> None:
+    things = objects(path)
+    names = {(thing["kind"], thing["metadata"]["name"]) for thing in things}
+    for spec in pod_templates(things).values():
+        if "serviceAccountName" in spec:
+            assert ("ServiceAccount", spec["serviceAccountName"]) in names
+    cluster = one(things, "RayService")["spec"]["rayClusterConfig"]
+    templates = [cluster["headGroupSpec"]["template"], *(g["template"] for g in cluster["workerGroupSpecs"])]
+    labels = [template["metadata"]["labels"] for template in templates]
+    for budget in (thing for thing in things if thing["kind"] == "PodDisruptionBudget"):
+        # Of pods that no built-in controller owns, Kubernetes takes a whole number of minAvailable only.
+        assert budget["spec"].keys() == {"minAvailable", "selector"}
+        wanted = budget["spec"]["selector"]["matchLabels"].items()
+        assert sum(wanted <= found.items() for found in labels) == 1
+    service = one(things, "RayService")["spec"]["serveService"]["metadata"]["name"]
+    for kind in ("GRPCRoute", "Ingress"):
+        for thing in (found for found in things if found["kind"] == kind):
+            assert service in yaml.safe_dump(thing["spec"])
+
+
+def test_autoscaled_groups_are_the_autoscalers_and_others_are_fixed() -> None:
+    things = objects(CHART / "examples" / "autoscaled-pools.yaml")
+    cluster = one(things, "RayService")["spec"]["rayClusterConfig"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    sizes = {g["groupName"]: (g["minReplicas"], g["maxReplicas"]) for g in cluster["workerGroupSpecs"]}
+    assert sizes == {"cpu": (2, 4), "gpu": (2, 10), "gold": (1, 3)}
+    assert {g["groupName"]: g["labels"] for g in cluster["workerGroupSpecs"]} == {
+        "cpu": {"liveact-kind": "cpu"},
+        "gpu": {"liveact-kind": "gpu", "liveact-pool": "default"},
+        "gold": {"liveact-kind": "gpu", "liveact-pool": "gold"},
+    }
+    # Serve's autoscaler, then Ray's, then KubeRay: nothing of Kubernetes' own scales Ray's pods.
+    assert not any(thing["kind"] in ("HorizontalPodAutoscaler", "ScaledObject") for thing in things)
+
+
+@pytest.mark.parametrize("release", ["demo", "liveact", "a" * 53])
+def test_names_fit_whatever_the_release_is_called(release: str) -> None:
+    things = render({"priorityClasses": {"create": True}}, name=release)
+    assert len(one(things, "RayService")["metadata"]["name"]) <= 40
+    assert all(len(thing["metadata"]["name"]) <= 63 for thing in things)
+
+
+def test_the_clip_of_helm_test_is_in_the_images() -> None:
+    (container,) = pod_templates(objects(None))["test"]["containers"]
+    clip = [word for word in container["command"] if "/" in word]
+    assert len(clip) == 2
+    assert all((ROOT / name).exists() for name in clip)
+    for dockerfile in ("cpu", "gpu"):
+        text = (ROOT / "docker" / f"{dockerfile}.Dockerfile").read_text()
+        assert f"{container['workingDir']}/examples" in text
