@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out
+REGISTRY ?= ghcr.io/example
+TAG ?= 0.1.0
 
-.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos bench clean
+.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos chart images sbom bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -37,11 +39,12 @@ chaos: $(STAMP)  ## kill replicas at random while sessions stream, and print vie
 bad-inputs: $(STAMP)  ## send every bad input over a real stream and print the status of each
 	$(BIN)/python -m pytest tests/test_bad_input.py -s
 
-lint: $(STAMP)  ## ruff, mypy and buf
+lint: $(STAMP)  ## ruff, mypy, buf and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/hadolint docker/*.Dockerfile
 
 format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
@@ -49,6 +52,16 @@ format: $(STAMP)  ## let ruff rewrite
 
 protos: $(STAMP)  ## generate the Python stubs beside the .proto
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+
+chart: $(STAMP)  ## generate the chart's values.yaml, its schema and the reference in its README
+	$(BIN)/python -m liveact_services.cluster.reference helm/liveact
+
+images:  ## build the container images, with SBOM and provenance attached; needs docker buildx
+	for kind in cpu gpu; do docker buildx build --sbom=true --provenance=mode=max --file docker/$$kind.Dockerfile --target image \
+	  --tag $(REGISTRY)/liveact-serve-$$kind:$(TAG) --push . || exit 1; done
+
+sbom:  ## write the software inside each image into out/, as CycloneDX; needs docker buildx
+	for kind in cpu gpu; do docker buildx build --file docker/$$kind.Dockerfile --target sbom --output $(OUT) . || exit 1; done
 
 bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512

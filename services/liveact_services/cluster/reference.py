@@ -54,7 +54,6 @@ def schema() -> dict[str, Any]:
     config["properties"]["preset"]["enum"] = list(PRESETS)
     values["$defs"] |= config.pop("$defs")
     values["properties"]["config"] = {**config, "description": values["properties"]["config"]["description"]}
-    values["properties"]["workers"]["additionalProperties"] = False
     # A chart that has this one below it hands down its globals.
     values["properties"]["global"] = {"type": "object"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_trimmed(values)}
@@ -67,6 +66,8 @@ def _trimmed(node: Any, named: bool = False) -> Any:
     if not isinstance(node, dict):
         return node
     kept = {key: item for key, item in node.items() if named or key not in ("title", "default")}
+    if not named and "patternProperties" in kept:
+        kept["additionalProperties"] = False
     return {key: _trimmed(item, key in ("properties", "$defs") and not named) for key, item in kept.items()}
 
 
