@@ -143,7 +143,7 @@ class ServiceConfig(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Ray Serve's own HTTP proxy, which the cluster's readiness probe asks."""
     redis_url: str | None = None
-    """redis://... or rediss://...; none: an embedded Valkey."""
+    """redis://..., rediss://... or either by way of Sentinel (`sessions/address.py`); none: an embedded Valkey."""
     data_dir: Path = Path(".liveact")
     """Where the embedded Valkey keeps its files."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20

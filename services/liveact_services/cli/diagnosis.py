@@ -152,11 +152,12 @@ def sessions(config: ServiceConfig) -> Check:
     import redis
 
     from liveact_services.sessions import EmbeddedValkey, EmbeddedValkeyError
+    from liveact_services.sessions.address import connect_blocking
 
     if config.redis_url is not None:
         shown = hide_password(config.redis_url)
         try:
-            with redis.Redis.from_url(config.redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
+            with connect_blocking(config.redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
                 return Check("sessions", "Redis", Found.OK, f"{shown}: {_server(client)}")
         except (redis.RedisError, ValueError) as error:
             return Check("sessions", "Redis", Found.FAILED, f"{shown}: {error}", "start it, or correct redis_url")

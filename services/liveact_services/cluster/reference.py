@@ -126,7 +126,7 @@ def _reference() -> Iterator[str]:
     yield from _rows(Values, _defaults(), "")
     yield ""
     yield "Fields of `config`. STAGE is `gateway`, `conditioner`, `audio_encoder`, `vae_encoder`, `denoiser`, `vae_decoder`, `vault`"
-    yield "(with `max_gib` besides) and `pools.NAME`."
+    yield "and `pools.NAME`, which has the fields of `denoiser`."
     yield ""
     yield "| value | default | meaning |"
     yield "| --- | --- | --- |"
@@ -146,15 +146,18 @@ def _rows(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Iterat
 
 def _config_rows() -> Iterator[str]:
     config = ServiceConfig()
-    shown = set()
+    shown: set[str] = set()
     for name, field in ServiceConfig.model_fields.items():
         value = getattr(config, name)
         if name in SET_BY_CHART:
             continue
         if isinstance(value, StageConfig):
-            if "STAGE" not in shown:
-                shown.add("STAGE")
+            if not shown:
                 yield from _fields(StageConfig, "config.STAGE.")
+            shown |= StageConfig.model_fields.keys()
+            # What this stage alone has.
+            own = type(value).model_fields
+            yield from (_row(f"config.{name}.{field}", own[field]) for field in own if field not in shown)
         elif isinstance(value, BaseModel):
             yield from _fields(type(value), f"config.{name}.")
         else:

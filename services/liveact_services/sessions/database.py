@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 
 from liveact_services.errors import fail
+from liveact_services.sessions import address
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -45,7 +46,7 @@ class Database:
 
         It is tried once: a script whose reply was lost may have run.
         """
-        client = redis.asyncio.Redis.from_url(
+        client = address.connect(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
         return cls(client, prefix)
