@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -22,6 +21,7 @@ from chart_fixtures import (
     EXAMPLES,
     OWN_SCHEMAS,
     example,
+    helm,
     one,
     pod_templates,
     ray_service_crd,
@@ -51,7 +51,7 @@ def test_the_generated_files_are_what_the_types_say() -> None:
 
 @ALL
 def test_helm_lints_without_a_word(path: Path | None) -> None:
-    report = helm_python.lint(CHART, example(path), strict=True, kube_version="v1.34.0")
+    report = helm.lint(CHART, example(path), strict=True, kube_version="v1.34.0")
     # An icon is all that it misses.
     assert [m for m in report["messages"] if m["severity"] > 1] == []
     assert report["errors"] == []
@@ -122,7 +122,9 @@ def test_the_arguments_are_the_configuration_of_the_values(path: Path | None) ->
         assert stage.node_labels["liveact-kind"] == ("gpu" if stage.num_gpus else "cpu")
         if stage.autoscaling is None:
             fixed[name] = stage.replicas
-            assert "replicas" not in application["args"][field], "a count among the arguments would exchange every replica"
+            assert "replicas" not in application["args"][field], (
+                "a count among the arguments would exchange every replica"
+            )
     for pool, stage in got.pools.items():
         assert stage.node_labels == {"liveact-kind": "gpu", "liveact-pool": pool}
     wanted = load_config(**example(path).get("config", {}))
@@ -215,7 +217,7 @@ def test_another_version_of_the_chart_leaves_the_pods_as_they_are(tmp_path: Path
     shutil.copytree(CHART, tmp_path / "liveact")
     about = tmp_path / "liveact" / "Chart.yaml"
     about.write_text(about.read_text().replace("0.1.0", "9.9.9"))
-    with helm_python.Chart.load(tmp_path / "liveact") as newer:
+    with helm.Chart.load(tmp_path / "liveact") as newer:
         text = newer.render({}, name="demo", namespace="avatars")["liveact/templates/rayservice.yaml"]
     after = yaml.safe_load(text)
     assert after["metadata"]["labels"]["helm.sh/chart"] == "liveact-9.9.9"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import helm_python
 import pytest
 import yaml
 
-from chart_fixtures import render
+from chart_fixtures import helm, render
 
 GPU = {"workers": {"cpu": {}, "gpu": {"gpus": 2}}}
 TENANTS = {"mode": "existingSecret", "existingSecret": "tenants"}
-ELSEWHERE = {"bundled": {"enabled": False}, "external": {"existingSecret": {"name": "redis"}}, "gcs": {"address": "r:6379"}}
+ELSEWHERE = {
+    "bundled": {"enabled": False},
+    "external": {"existingSecret": {"name": "redis"}},
+    "gcs": {"address": "r:6379"},
+}
 
 WRONG = """
 # what a mistyped or misplaced field does
@@ -88,7 +91,7 @@ def test_a_wrong_value_is_refused_by_name(case: list[Any]) -> None:
     values, *words = case
     if {"gateway", "ingress"} & values.keys() and "tenants.mode" not in words:
         values = {**values, "tenants": TENANTS}
-    with pytest.raises(helm_python.HelmError) as refused:
+    with pytest.raises(helm.HelmError) as refused:
         render(values)
     message = str(refused.value).replace("'", "")
     assert [word for word in words if word not in message] == [], message
@@ -103,7 +106,10 @@ def test_a_wrong_value_is_refused_by_name(case: list[Any]) -> None:
         {"config": {"denoiser": {"num_gpus": 1, "node_labels": {"rack": "7"}}}},
         {"config": {"sessions": {"max_duration_s": 600}}, "upgrade": {"deletionDelaySeconds": 600}},
         {"redis": ELSEWHERE},
-        {"redis": {"bundled": {"enabled": False}, "external": {"url": "redis://a"}}, "ray": {"gcsFaultTolerance": False}},
+        {
+            "redis": {"bundled": {"enabled": False}, "external": {"url": "redis://a"}},
+            "ray": {"gcsFaultTolerance": False},
+        },
         {"tenants": TENANTS, "ingress": {"enabled": True, "host": "a.example.com", "tlsSecret": "t"}},
         {"global": {"anything": 1}},
     ],

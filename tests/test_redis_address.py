@@ -80,7 +80,7 @@ def test_user_database_and_tls_reach_the_primary_and_tls_the_sentinels_too() -> 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://s1:26379", "redis+sentinel:///main/0", "redis+sentinel://s1:x/main"])
 def test_a_url_that_names_no_primary_or_no_sentinel_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="redis_url: .*accepted"):
+    with pytest.raises(ValueError, match=r"redis_url: .*accepted"):
         connect(url)
 
 

@@ -32,7 +32,7 @@ class Store(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "store"
     for name, data in FILES.items():
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     """A real HTTP server on the folder: its URL, and what it is asked for."""
     asked: list[str] = []

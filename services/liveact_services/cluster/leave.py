@@ -41,7 +41,9 @@ def main() -> None:
         # Without Ray there is no session here either.
         print(f"no Ray on this node: {error}", flush=True)
         return
-    left = asyncio.run(leave(str(ray.get_runtime_context().get_node_id()), wait_s, lambda line: print(line, flush=True)))
+    left = asyncio.run(
+        leave(str(ray.get_runtime_context().get_node_id()), wait_s, lambda line: print(line, flush=True))
+    )
     ray.shutdown()
     sys.exit(1 if left else 0)
 
@@ -60,7 +62,9 @@ async def leave(node: str, wait_s: float, told: Callable[[str], None] = lambda l
         return {}
     until = time.monotonic() + wait_s
     chosen = [replica for replica in running_replicas(APPLICATION) if replica.id in here.replicas]
-    held = await drain(chosen, wait_s=wait_s, poll_s=POLL_S, told=lambda replica, count: told(f"{replica} holds {count}"))
+    held = await drain(
+        chosen, wait_s=wait_s, poll_s=POLL_S, told=lambda replica, count: told(f"{replica} holds {count}")
+    )
     streams = await _without_streams(here.gateways, until, told)
     return {name: count for name, count in [*((k, len(v)) for k, v in held.items()), *streams.items()] if count}
 

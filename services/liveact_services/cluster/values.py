@@ -202,7 +202,8 @@ class NetworkPolicy(Strict):
     restrict_egress: bool = False
     """Ray's pods reach one another, DNS, Redis and what `egress` names, and nothing else."""
     egress: list[Verbatim] = []
-    """NetworkPolicyEgressRules beside those: an external Redis, the Kubernetes API for the autoscaler, an object store, issuers."""
+    """NetworkPolicyEgressRules beside those: an external Redis, the Kubernetes API for the autoscaler, an object store,
+    issuers."""
 
 
 class PriorityClasses(Strict):

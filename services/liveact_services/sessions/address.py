@@ -62,7 +62,7 @@ def _watched(url: str, options: dict[str, Any]) -> Watched | None:
             "redis_url: accepted by way of Sentinel is redis+sentinel://user:password@host:26379,host:26379/master/db"
         )
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    own = {
+    own: dict[str, Any] = {
         key: query.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in query
     }  # fmt: skip
     scheme = parts.scheme.removesuffix(SENTINEL)
