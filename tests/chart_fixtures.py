@@ -112,8 +112,6 @@ CLUSTER = closed(
 )  # fmt: skip
 RAY_SERVICE = closed(
     "rayClusterConfig serveConfigV2 serveService upgradeStrategy rayClusterDeletionDelaySeconds",
-    serviceUnhealthySecondThreshold=COUNT,
-    deploymentUnhealthySecondThreshold=COUNT,
     excludeHeadPodFromServeSvc=FLAG,
     rayClusterDeletionDelaySeconds=COUNT,
     upgradeStrategy=closed("type", type={"enum": ["NewCluster", "None"]}),

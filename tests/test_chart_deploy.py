@@ -7,9 +7,10 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     spec = one(objects, "RayService")["spec"]["rayClusterConfig"]
     (group,) = spec["workerGroupSpecs"]
     port, dashboard = free_port(), free_port()
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+    # Not pytest's folder: Ray puts sockets there, whose paths are short.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as temporary,
+        EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey,
+    ):
         environment = {
             **os.environ, "LIVEACT_REDIS_URL": valkey.url, "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(24), "RAY_USAGE_STATS_ENABLED": "0",
@@ -77,17 +82,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         words = [
             "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", f"--labels={labels}",
             "--num-cpus=4", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000",
-            f"--temp-dir=/tmp/ray-{secrets.token_hex(4)}", "--ray-client-server-port=0",
+            f"--temp-dir={temporary}", f"--ray-client-server-port={free_port()}",
         ]  # fmt: skip
         with (tmp_path_factory.mktemp("ray") / "log").open("w") as log:
             without = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
             starter = "from ray.scripts.scripts import main; main()"
             head = subprocess.Popen([sys.executable, "-c", starter, *words], env=without, stdout=log, stderr=log)
         try:
-            _wait(lambda: _answers(f"http://127.0.0.1:{dashboard}/api/version", environment), "the dashboard")
+            told = f"http://127.0.0.1:{dashboard}/api/version"
+            _wait(lambda: _answers(told, environment), "the dashboard", head)
             yield Cluster(f"http://127.0.0.1:{dashboard}", environment, objects)
         finally:
-            family = [*psutil.Process(head.pid).children(recursive=True)]
+            family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
             head.terminate()
             head.wait(60)
             for process in psutil.wait_procs(family, timeout=20)[1]:
@@ -103,9 +109,10 @@ def _answers(url: str, environment: dict[str, str]) -> bool:
         return False
 
 
-def _wait(ready: Any, what: str) -> None:
+def _wait(ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None = None) -> None:
     until = time.monotonic() + START_S
     while not ready():
+        assert process is None or process.poll() is None, f"what {what} belongs to has ended"
         assert time.monotonic() < until, f"{what} does not answer"
         time.sleep(0.5)
 

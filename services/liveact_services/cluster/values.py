@@ -115,9 +115,6 @@ class Ray(Strict):
     """A Secret whose auth_token every call inside the cluster carries; null: the chart makes one and keeps it."""
     gcs_fault_tolerance: bool = True
     """A head that dies comes back with what it knew; running streams go on meanwhile."""
-    service_unhealthy_seconds: Annotated[int, Field(ge=60)] = 900
-    """How long Serve may not answer until KubeRay makes a new cluster."""
-    deployment_unhealthy_seconds: Annotated[int, Field(ge=60)] = 300
 
 
 class Autoscaler(Strict):
