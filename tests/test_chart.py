@@ -29,8 +29,9 @@ from chart_fixtures import (
     serve_config,
 )
 from conftest import ROOT
+from liveact_models.config import ConfigError
 from liveact_services.cluster.reference import generated
-from liveact_services.config import ServiceConfig, load_config
+from liveact_services.config import ServiceConfig, StageConfig, load_config
 from liveact_services.graph import app
 from liveact_services.service import SERVICERS
 
@@ -160,9 +161,19 @@ def test_the_importable_application_has_the_deployments_that_are_counted(
     assert {str(d.ray_actor_options["label_selector"]) for d in deployments} == {"{'liveact-kind': 'cpu'}"}
 
 
-def test_every_stage_of_the_configuration_has_its_deployment_in_the_chart() -> None:
-    from liveact_services.config import StageConfig
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [({}, "redis_url is missing: accepted is"), ({"denoiser": {"replica": 2}}, "denoiser.replica: Extra inputs")],
+)
+def test_wrong_arguments_of_the_application_are_refused_by_name(
+    args: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIVEACT_REDIS_URL", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        app(args)
 
+
+def test_every_stage_of_the_configuration_has_its_deployment_in_the_chart() -> None:
     assert {name for name, value in ServiceConfig() if isinstance(value, StageConfig)} == DEPLOYMENTS.keys()
     helper = (CHART / "templates" / "_serve.tpl").read_text()
     stages = helper.split('define "liveact.stages" -}}')[1].split("{{-")[0]
