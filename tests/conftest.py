@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from liveact_models.checkpoint import open_checkpoint
+from liveact_services.client import AvatarClient
 from liveact_services.conductor.local import LocalModels
 from liveact_services.config import ServiceConfig, load_config
 from liveact_services.service import RunningService, start_service
@@ -28,6 +30,17 @@ class Service:
     running: RunningService
     config: ServiceConfig
     startup_s: float
+
+
+@contextmanager
+def serving(config: ServiceConfig) -> Iterator[Service]:
+    """A service of that configuration, for as long as it is needed."""
+    began = time.monotonic()
+    running = start_service(config)
+    try:
+        yield Service(running.address, running, config, time.monotonic() - began)
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +60,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "max_utilisation": 1000,
         },
     )  # fmt: skip
-    began = time.monotonic()
-    running = start_service(config)
-    took = time.monotonic() - began
-    yield Service(running.address, running, config, took)
-    running.stop()
+    with serving(config) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+async def client(service: Service) -> AsyncIterator[AvatarClient]:
+    """A client of the service, which may be the module's own."""
+    async with AvatarClient(service.address) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

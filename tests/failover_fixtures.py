@@ -18,7 +18,7 @@ from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import AvatarClient
 from liveact_services.service import APPLICATION
 from liveact_services.sessions import Database, SessionRecord, SessionStore
-from test_service import Heard, say
+from test_service import Heard, say, session
 
 
 def pids(deployment: str) -> dict[str, int]:
@@ -103,3 +103,23 @@ async def watch(
             heard.take(message)
             seen(heard)
     return heard
+
+
+def configs(portrait: bytes) -> tuple[pb.SessionConfig, pb.SessionConfig]:
+    """One session at each pacing. With a held clock both make blocks of complete sound only, hence the same ones."""
+    common = {"codec": pb.VIDEO_CODEC_JPEG, "seed": 11, "idle_policy": pb.IDLE_POLICY_HOLD}
+    return (
+        session(portrait, pacing=pb.PACING_FASTEST, **common),
+        session(portrait, pacing=pb.PACING_REALTIME, **{**common, "seed": 12}),
+    )
+
+
+async def undisturbed(
+    client: AvatarClient, portrait: bytes, voices: tuple[np.ndarray, np.ndarray]
+) -> tuple[Watched, Watched]:
+    """What the sessions of `configs` give undisturbed; at the fastest pacing: when blocks are made changes, not of what."""
+    asked = configs(portrait)
+    for config in asked:
+        config.pacing = pb.PACING_FASTEST
+    first, second = [await watch(client, config, voice) for config, voice in zip(asked, voices, strict=True)]
+    return first, second

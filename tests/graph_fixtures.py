@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,11 @@ import numpy as np
 
 from liveact_models.timeline import block_frames
 from liveact_services.block_order import BlockOrder
+from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.parts import ExportRefused, NoPlace, Part, PartLost
-from liveact_services.conductor.stages import BlockPlan, EncodedFrame, SessionSpec, StageTimes, VideoPart
+from liveact_services.conductor.stages import BlockPlan, Boundary, EncodedFrame, SessionSpec, StageTimes, VideoPart
+from liveact_services.errors import fail
+from liveact_services.fencing import Fence
 from liveact_services.placement.pins import ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing, Shelf
 
@@ -41,6 +45,9 @@ class ScriptedReplica:
         self.died = asyncio.Event()
         self.running = asyncio.Event()
         self.running.set()
+        self.fence = Fence()
+        self.leaving = False
+        """Whether it is to go: it takes no session more and goes on with those it has."""
 
     def held(self, session: str) -> Held:
         if session not in self.sessions:
@@ -51,15 +58,22 @@ class ScriptedReplica:
         await asyncio.sleep(seconds)
         await self.running.wait()
 
-    async def serve(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """What the call gives, or `PartLost` when the replica dies first or the call comes too late for it."""
+    async def serve(self, call: Coroutine[Any, Any, Any], *, taken: bool = False) -> Any:
+        """What the call gives, or `PartLost` when the replica dies first or the call comes too late for it.
+
+        `taken`: too late means that somebody else has the session.
+        """
         answer, death = asyncio.ensure_future(call), asyncio.ensure_future(self.died.wait())
         try:
             await asyncio.wait({answer, death}, return_when=asyncio.FIRST_COMPLETED)
             if self.died.is_set():
                 raise PartLost(f"{self.name} died")
             return answer.result()
-        except (ReplicaGone, Superseded) as gone:
+        except Superseded as late:
+            if taken:
+                raise fail("SESSION_TAKEN_OVER", str(late)) from late
+            raise PartLost(str(late)) from late
+        except ReplicaGone as gone:
             raise PartLost(str(gone)) from gone
         finally:
             answer.cancel()
@@ -84,6 +98,9 @@ class Counts:
     decoded: list[int] = field(default_factory=list)
     adopted: list[tuple[Part, int]] = field(default_factory=list)
     opened: list[Part] = field(default_factory=list)
+    handed_over: list[tuple[Part, int]] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    """Replicas that are held by an open call."""
 
 
 class ScriptedGraph:
@@ -94,15 +111,22 @@ class ScriptedGraph:
 
     def __init__(
         self, *, replicas: int = 2, denoise_s: float = 0.2, part_s: float = 0.02, restart_s: float = 3.0,
-        export_blocks: int = 4, objects_die: bool = False,
+        hand_over_s: float = 0.05, export_blocks: int = 4, objects_die: bool = False,
     ) -> None:  # fmt: skip
-        self.denoise_s, self.part_s, self.restart_s = denoise_s, part_s, restart_s
+        self.denoise_s, self.part_s, self.restart_s, self.hand_over_s = denoise_s, part_s, restart_s, hand_over_s
         self.export_blocks, self.objects_die = export_blocks, objects_die
         self.counts = Counts()
-        self.shelf: Shelf | None = Shelf(1 << 20, 1e9)
+        self.shelf: Shelf | None = Shelf(1 << 26, 1e9)
+        self.vault_s = 0.002
+        self._wanted: set[Part] = set()
         self.hearing = asyncio.Event()
         """Whether an AudioEncoder is there."""
         self.hearing.set()
+        self.full = False
+        """Whether no replica takes a session."""
+        self.unsaved = 0
+        """How many values that are handed over do not reach the shelf."""
+        self._turns = asyncio.Semaphore(2)
         self._names = 0
         self.replicas: dict[Part, list[ScriptedReplica]] = {
             part: [self._new(part) for _ in range(replicas)] for part in Part
@@ -112,6 +136,9 @@ class ScriptedGraph:
 
     def holder(self, part: Part, session: str = "s") -> ScriptedReplica | None:
         return next((r for r in self.replicas[part] if session in r.sessions), None)
+
+    def holders(self) -> dict[Part, str]:
+        return {part: replica.name for part in Part if (replica := self.holder(part)) is not None}
 
     def kill(self, part: Part) -> None:
         """The replica that holds the session dies, if one does."""
@@ -133,17 +160,28 @@ class ScriptedGraph:
     def damage(self, part: Part) -> None:
         """The newest export of the part is not what was put."""
         if self.shelf is not None and (blocks := self.shelf.blocks("s", part)):
-            self.shelf.put("s", part, blocks[0], b"damaged")
+            self.shelf.put("s", part, blocks[0], b"damaged", self.shelf._sessions["s"].attempt)
 
     def _end(self, part: Part, replica: ScriptedReplica) -> None:
         if replica in self.replicas[part]:
             self.replicas[part].remove(replica)
             replica.died.set()
+            if replica.leaving:
+                return
             asyncio.get_running_loop().call_later(self.restart_s, lambda: self.replicas[part].append(self._new(part)))
 
     def _new(self, part: Part) -> ScriptedReplica:
         self._names += 1
         return ScriptedReplica(f"{part}-{self._names}")
+
+    def leave(self, part: Part, session: str = "s", stays_s: float | None = None) -> None:
+        """The replica that holds the session is to go, and another is started; it goes `stays_s` later, or never."""
+        if (replica := self.holder(part, session)) is not None and not replica.leaving:
+            replica.leaving = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.restart_s, lambda: self.replicas[part].append(self._new(part)))
+            if stays_s is not None:
+                loop.call_later(stays_s, self._end, part, replica)
 
     # ---- the verbs ---------------------------------------------------------------------------------------------------------
 
@@ -171,6 +209,7 @@ class ScriptedGraph:
         at = self._find(part, replica)
 
         async def settle() -> int:
+            at.fence.enter(spec.session, attempt)
             held = at.held(spec.session)
             held.order.supersede(attempt)
             if part is Part.DENOISER:
@@ -181,7 +220,7 @@ class ScriptedGraph:
                 held.order.put_at(held.order.next_block)
             return held.order.next_block
 
-        return await at.serve(settle())
+        return await at.serve(settle(), taken=True)
 
     def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Making:
         async def denoise(at: ScriptedReplica, features: bytes) -> bytes:
@@ -192,7 +231,7 @@ class ScriptedGraph:
                 held.value = digest(held.value, features, plan.prompt)
                 self.counts.denoised.append(plan.block)
                 self.counts.due.append(plan.due_s)
-                self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value)
+                self._export(at, Part.DENOISER, spec.session, plan.block + 1, held.value, attempt)
                 return digest("latents", held.value)
 
         async def make() -> bytes:
@@ -221,9 +260,9 @@ class ScriptedGraph:
                 held.boundary = held.value
                 pictures: list[bytes] = []
                 for group in groups(block):
-                    held.order.check(attempt)
+                    held.order.check_turn(attempt)
                     await at.compute(self.part_s)
-                    held.order.check(attempt)
+                    held.order.check_turn(attempt)
                     held.value = digest(held.value, value)
                     frames = tuple(
                         EncodedFrame(i, i == block_frames(block).start, digest(held.value, i)) for i in group if i >= first_frame
@@ -236,7 +275,7 @@ class ScriptedGraph:
                     if frames:
                         parts.put_nowait(VideoPart(block, frames, StageTimes(), tuple(backward) if last else ()))
                 self.counts.decoded.append(block)
-                self._export(at, Part.DECODER, spec.session, block + 1, held.value)
+                self._export(at, Part.DECODER, spec.session, block + 1, held.value, attempt)
 
         async def make() -> bytes:
             try:
@@ -257,6 +296,49 @@ class ScriptedGraph:
             raise PartLost("the vault died")
         return self.shelf.blocks(session, part)
 
+    def leaving(self, part: Part, replica: str) -> bool:
+        return any(r.leaving for r in self.replicas[part] if r.name == replica)
+
+    def turn(self, replica: str) -> asyncio.Semaphore:
+        return self._turns
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        at = self._find(part, replica)
+
+        async def hand_over() -> Boundary:
+            at.fence.enter(spec.session, attempt)
+            held = at.held(spec.session)
+            asked = asyncio.get_running_loop().time()
+            held.order.supersede(attempt, finish=True)
+            await held.order.idle()
+            finishing_s = asyncio.get_running_loop().time() - asked
+            held.order.put_at(held.order.next_block)
+            value, block = held.value if part is Part.DENOISER else held.boundary, held.order.next_block
+            held.value = value
+            await at.compute(self.hand_over_s)
+            self.counts.handed_over.append((part, block))
+            self.unsaved -= 1
+            if self.shelf is None or self.unsaved >= 0:
+                return Boundary(block, False)
+            self.shelf.put(spec.session, part, block, value + digest(value, block), attempt)
+            return Boundary(block, True, finishing_s)
+
+        return await at.serve(hand_over(), taken=True)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        at = self._find(part, replica)
+
+        async def hold() -> None:
+            order = at.held(spec.session).order
+            self.counts.held.append(replica)
+            try:
+                while not await order.closed(1.0):
+                    pass
+            finally:
+                self.counts.held.remove(replica)
+
+        await at.serve(hold())
+
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         at = self._find(part, replica)
 
@@ -265,14 +347,46 @@ class ScriptedGraph:
 
         await at.serve(keep())
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         at = self._find(part, replica)
+        held = at.held(spec.session)
+        self._wanted.add(part)
+        if not held.order.busy:
+            self._export(at, part, spec.session, held.order.next_block, held.value, attempt)
+
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        at = self._find(part, replica)
+        try:
+            at.fence.enter(spec.session, attempt)
+        except Superseded as late:
+            raise PartLost(str(late)) from late
         if (held := at.sessions.pop(spec.session, None)) is not None:
             held.order.close()
 
-    async def forget(self, session: str) -> None:
+    async def forget(self, session: str, attempt: int) -> None:
         if self.shelf is not None:
-            self.shelf.forget(session)
+            with suppress(Superseded):
+                self.shelf.forget(session, attempt)
+
+    async def write(self, session: str, attempt: int, writing: Writing) -> Kept:
+        shelf = await self._vault()
+        try:
+            return shelf.write(session, attempt, writing)
+        except Superseded as late:
+            raise fail("SESSION_TAKEN_OVER", str(late)) from late
+
+    async def read(self, session: str, attempt: int | None) -> dict[str, bytes]:
+        shelf = await self._vault()
+        try:
+            return shelf.read(session, attempt)
+        except Superseded as late:
+            raise fail("SESSION_TAKEN_OVER", str(late)) from late
+
+    async def _vault(self) -> Shelf:
+        await asyncio.sleep(self.vault_s)
+        if self.shelf is None:
+            raise PartLost("the vault died")
+        return self.shelf
 
     # ---- how ---------------------------------------------------------------------------------------------------------------
 
@@ -282,19 +396,20 @@ class ScriptedGraph:
         if replica is not None:
             at = self._find(part, replica)
         else:
-            willing = [r for r in self.replicas[part] if r.name != avoid]
+            willing = [r for r in self.replicas[part] if r.name != avoid and not r.leaving and not self.full]
             if not willing:
                 raise NoPlace("there is none")
             at = willing[0]
 
         async def hold() -> str:
+            at.fence.enter(session, attempt)
             await at.compute(0.05)
             if (before := at.sessions.get(session)) is not None:
                 before.order.close()
             at.sessions[session] = Held(value, BlockOrder(block, attempt), value)
             return at.name
 
-        return await at.serve(hold())
+        return await at.serve(hold(), taken=True)
 
     def _find(self, part: Part, name: str, gone: bool = False) -> ScriptedReplica:
         found = next((r for r in self.replicas[part] if r.name == name), None)
@@ -306,13 +421,15 @@ class ScriptedGraph:
             raise PartLost(f"{name} has gone")
         return found
 
-    def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes) -> None:
-        if block % self.export_blocks:
+    def _export(self, at: ScriptedReplica, part: Part, session: str, block: int, value: bytes, attempt: int) -> None:
+        if not self.export_blocks or (block % self.export_blocks and part not in self._wanted):
             return
+        self._wanted.discard(part)
 
         def arrive() -> None:
             if self.shelf is not None and not at.died.is_set():
-                self.shelf.put(session, part, block, value + digest(value, block))
+                with suppress(Superseded):
+                    self.shelf.put(session, part, block, value + digest(value, block), attempt)
 
         asyncio.get_running_loop().call_later(0.03, arrive)
 

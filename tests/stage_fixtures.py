@@ -100,7 +100,7 @@ class ScriptedStages:
     def listen(self, listener: Callable[[Moved], None]) -> None:
         self.moved = listener
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
         await asyncio.sleep(0)
 
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
@@ -115,6 +115,12 @@ class ScriptedStages:
 
     async def close(self) -> None:
         self.closed = True
+
+    def let_go(self) -> None:
+        pass
+
+    def protect(self) -> None:
+        pass
 
     async def _denoise(self, block: int, before: asyncio.Task[None] | None) -> None:
         if before is not None:

@@ -81,7 +81,7 @@ class Serving:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a Gateway takes from Ray stands here by itself; directories and callers are looked at ten times as often."""
-    monkeypatch.setattr(deployment, "serve_stages", lambda handles, limits: ScriptedStages(0.01, 0.001))
+    monkeypatch.setattr(deployment, "serve_stages", lambda *_: ScriptedStages(0.01, 0.001))
     monkeypatch.setattr(deployment, "replica_id", lambda: "gateway-1")
     monkeypatch.setattr(deployment, "join_serve_log", lambda: None)
     monkeypatch.setattr(deployment, "CHECK_S", 0.2)

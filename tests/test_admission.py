@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.stages import SessionSpec
-from liveact_services.denoiser.admission import PATIENCE_S, UNKNOWN_RETRY_S, Admission
+from liveact_services.denoiser.admission import PATIENCE_S, Admission
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.lengths import ENOUGH, Lengths
 from liveact_services.denoiser.offered import Admitted, OfferedLoad, fair_shares, jain, shared
@@ -60,6 +60,7 @@ class Replica:
         spec = self.spec(tenant, **kind)
         refusal = self.admission.refusal(spec, self.room)
         assert refusal is not None
+        assert refusal.retry_after_s is not None
         self.admission.expect(spec, refusal.retry_after_s)
         return refusal.retry_after_s
 
@@ -139,13 +140,57 @@ def test_who_has_gone_makes_room() -> None:
     assert len(replica.fill()) == 1
 
 
+def test_a_replica_says_how_full_it_is_in_small_sessions_by_what_it_measured() -> None:
+    replica = Replica(bound=0.85, most=64)
+    assert replica.admission.filled == (0.0, 64.0), "nothing has come yet: counted"
+    large, small = replica.spec(side=1024), replica.spec()
+    replica.costs.record(1024, 1024, 4 * BLOCK_S)
+    replica.admission.admit(large)
+    assert replica.admission.filled == pytest.approx((1.0, 0.85 / 0.4)), "the smallest that came is large"
+    replica.admission.admit(small)
+    assert replica.admission.filled == pytest.approx((5.0, 8.5))
+    replica.admission.release(large.session)
+    assert replica.admission.filled == pytest.approx((1.0, 8.5))
+    few = Replica(most=4)
+    few.admission.admit(few.spec())
+    assert few.admission.filled == pytest.approx((1.0, 4.0)), "of time and number the scarcer counts"
+
+
+def test_who_was_told_to_come_back_counts_as_waiting_until_then() -> None:
+    replica, held, told = full_with_somebody_expected()
+    assert replica.admission.waiting == pytest.approx(0.1 / 0.85), "in full replicas"
+    replica.wall.now += told
+    replica.admission.release(held[0])
+    came = replica.spec("patient")
+    assert replica.admission.refusal(came) is None
+    replica.admission.admit(came)
+    assert replica.admission.waiting == 0
+    slow = Replica()
+    slow.past("t", [10 * PATIENCE_S] * 9)
+    slow.fill()
+    slow.refused()
+    assert slow.admission.waiting == pytest.approx(0.1 / 0.85), "told to come much later: it counts for a while"
+    slow.wall.now += PATIENCE_S
+    assert slow.admission.waiting == 0
+
+
+def test_a_session_that_went_on_elsewhere_is_as_old_as_it_is() -> None:
+    replica = Replica()
+    replica.past("t", [30.0] * 9)
+    while replica.admission.refusal(spec := replica.spec()) is None:
+        replica.admission.admit(spec, age_s=25.0)
+    assert replica.refused() == pytest.approx(5.0, abs=0.1)
+
+
 # ---- when there will be room
 
 
-def test_a_replica_without_a_past_tells_a_usual_time() -> None:
+def test_a_replica_without_a_past_tells_no_time() -> None:
     replica = Replica()
     replica.fill()
-    assert replica.refused() == UNKNOWN_RETRY_S
+    refusal = replica.admission.refusal(replica.spec())
+    assert refusal is not None
+    assert refusal.retry_after_s is None
 
 
 def test_a_tenants_own_past_counts_before_everybodys() -> None:
@@ -153,9 +198,20 @@ def test_a_tenants_own_past_counts_before_everybodys() -> None:
     for _ in range(ENOUGH):
         lengths.record("short", 10.0)
         lengths.record("long", 100.0)
-    assert lengths.remaining("short", 4.0) == [6.0] * ENOUGH
-    assert sorted(lengths.remaining("new", 4.0)) == [6.0] * ENOUGH + [96.0] * ENOUGH
-    assert lengths.remaining("short", 20.0) == [2.0], "older than all before it"
+    outlook = lengths.outlook()
+    assert outlook.remaining("short", 4.0) == [6.0] * ENOUGH
+    assert outlook.remaining("new", 4.0) == [6.0] * ENOUGH + [96.0] * ENOUGH
+    assert outlook.remaining("short", 20.0) == [1.0, 2.0, 4.0], "older than all before it"
+
+
+def test_long_sessions_that_have_not_ended_yet_are_not_forgotten() -> None:
+    lengths = Lengths()
+    for _ in range(ENOUGH):
+        lengths.record("t", 10.0)
+    lengths.record("t", 100.0)
+    young = [lengths.outlook(running).remaining("t", 0.0) for running in ([], [("t", 50.0)] * 9, [("other", 50.0)] * 9)]
+    assert [of.count(100.0) for of in young] == [1, 10, 1]
+    assert lengths.outlook([("t", 200.0)]).remaining("t", 150.0) == [pytest.approx(70.0)], "older than all that ended"
 
 
 known = st.floats(20.0, 50.0)
@@ -270,7 +326,7 @@ def test_whatever_is_offered_those_admitted_are_in_time(load: float) -> None:
 def test_most_of_those_who_come_back_when_told_are_let_in_though_others_push(load: float) -> None:
     outcome = offered(load)
     assert outcome.came_back >= 20
-    assert outcome.retry_right >= 0.6
+    assert outcome.retry_right >= 0.9
 
 
 @pytest.mark.parametrize("load", [1.0, 2.0, 4.0])

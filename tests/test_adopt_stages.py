@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
@@ -14,10 +15,13 @@ import pytest
 from liveact_models.blob import StateError
 from liveact_models.timeline import block_frames
 from liveact_services import stateful
+from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.local import LocalModels
+from liveact_services.conductor.moving import MovingStages
 from liveact_services.conductor.parts import Moved, Part, PartLost
-from liveact_services.conductor.resilient import Patience, ResilientStages
-from liveact_services.conductor.stages import BlockPlan, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
+from liveact_services.conductor.patience import Patience
+from liveact_services.conductor.resilient import ResilientStages
+from liveact_services.conductor.stages import BlockPlan, Boundary, Codec, Denoised, EncodedFrame, SessionSpec, VideoPart
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment as denoiser
 from liveact_services.denoiser.deployment import Denoiser
@@ -26,7 +30,8 @@ from liveact_services.vae_decoder import deployment as vae_decoder
 from liveact_services.vae_decoder.decoding import Decoding
 from liveact_services.vae_decoder.deployment import VaeDecoder
 from liveact_services.vault.deployment import Vault
-from stage_fixtures import FPS, hummed_plans, noise_portrait, session_spec
+from stage_fixtures import FPS, RATE, hummed_plans, noise_portrait, session_spec
+from takeover_fixtures import Client
 
 BLOCKS = 7
 CONFIG = ServiceConfig(checkpoint="untrained", sessions={"export_blocks": 2})  # type: ignore[arg-type]
@@ -56,8 +61,8 @@ class VaultHandle:
     def put(self) -> VaultHandle:
         return self
 
-    async def remote(self, session: str, part: Part, block: int, export: bytes) -> None:
-        await self.vault.put(session, part, block, export)
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> bool:
+        return await self.vault.put(session, part, block, export, attempt)
 
 
 @dataclass
@@ -67,6 +72,10 @@ class Cluster:
     models: LocalModels
     vault: Vault
     replicas: dict[Part, dict[str, Denoiser | VaeDecoder]]
+    leave: set[str] = field(default_factory=set)
+    """Replicas that are to go."""
+
+    export_blocks = CONFIG.sessions.export_blocks
 
     def kill(self, part: Part) -> None:
         """The replica that holds a session is there no more."""
@@ -128,14 +137,46 @@ class Cluster:
     async def exports(self, part: Part, session: str) -> list[int]:
         return await self.vault.blocks(session, part)
 
+    def leaving(self, part: Part, replica: str) -> bool:
+        return replica in self.leave
+
+    def turn(self, replica: str) -> asyncio.Semaphore:
+        return asyncio.Semaphore(2)
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        return await self._at(part, replica).hand_over(spec.session, attempt)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        async for _ in self._at(part, replica).hold(spec.session):
+            pass
+
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         await self._at(part, replica).keep(spec.session)
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
-        await self._at(part, replica).close(spec.session)
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        await self._at(part, replica).protect(spec.session, attempt)
 
-    async def forget(self, session: str) -> None:
-        await self.vault.forget(session)
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        with suppress(Superseded):
+            await self._at(part, replica).close(spec.session, attempt)
+
+    async def write(self, session: str, attempt: int, writing: Writing) -> Kept:
+        return await self.vault.write(session, attempt, writing)
+
+    async def read(self, session: str, attempt: int | None) -> dict[str, bytes]:
+        return await self.vault.read(session, attempt)
+
+    def holders(self) -> dict[Part, str]:
+        """The replica of each part; there is one session at a time."""
+        return {
+            part: name
+            for part, replicas in self.replicas.items()
+            for name, replica in replicas.items()
+            if self._sessions(replica)
+        }
+
+    async def forget(self, session: str, attempt: int) -> None:
+        await self.vault.forget(session, attempt)
 
     def _at(self, part: Part, name: str) -> Denoiser | VaeDecoder:
         if name not in self.replicas[part]:
@@ -160,13 +201,18 @@ def cluster(models: LocalModels, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 async def performed(
-    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec, lost: dict[int, tuple[Part, ...]]
+    cluster: Cluster,
+    plans: list[BlockPlan],
+    portrait: np.ndarray,
+    codec: Codec,
+    lost: dict[int, tuple[Part, ...]],
+    session: str = "s",
 ) -> tuple[list[EncodedFrame], list[Moved]]:
     """The frames of all blocks; `lost` says what dies once the first part of a block has come."""
     stages = ResilientStages(cluster, Patience(60.0, 120.0), CONFIG.sessions.export_blocks)
     moves: list[Moved] = []
     stages.listen(moves.append)
-    await stages.open(session_spec(codec=codec), portrait)
+    await stages.open(session_spec(codec=codec, session=session), portrait)
     frames: list[EncodedFrame] = []
     coming = {0: stages.submit(plans[0])}
     for block in range(BLOCKS):
@@ -197,9 +243,9 @@ async def test_lost_replicas_change_no_byte_of_any_frame(
 ) -> None:
     expected, _ = await performed(cluster, plans, portrait, codec, {})
     everything = {part: dict(replicas) for part, replicas in cluster.replicas.items()}
-    for case in CASES:
+    for number, case in enumerate(CASES):
         cluster.replicas = {part: dict(replicas) for part, replicas in everything.items()}
-        frames, moves = await performed(cluster, plans, portrait, codec, dict(case))
+        frames, moves = await performed(cluster, plans, portrait, codec, dict(case), f"s{number}")
         assert [(f.index, f.data) for f in frames] == [(f.index, f.data) for f in expected], case
         assert {part for moved in moves for part in moved.parts} == {part for parts in case.values() for part in parts}
         for replicas in everything.values():
@@ -223,6 +269,90 @@ async def test_h264_goes_on_with_a_key_frame_and_every_frame_can_be_decoded(
         pictures += decoder.decode(packet)
     pictures += decoder.decode(None)
     assert len(pictures) == len(frames)
+
+
+@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
+async def test_another_gateway_goes_on_with_the_bytes_of_an_undisturbed_run(cluster: Cluster, codec: Codec) -> None:
+    voice = np.concatenate([0.3 * np.sin(np.arange(6 * RATE) * 0.08), np.zeros(RATE // 2)]).astype(np.float32)
+    runs = []
+    for session, losses in [("calm", []), ("lost", [0, 25, 90, 117])]:
+        client = Client(cluster, session_spec(codec=codec, session=session))  # type: ignore[arg-type]
+        await client.begin()
+        for at in range(0, len(voice), 7777):
+            client.say("hear", "u", voice[at : at + 7777])
+        client.say("update", "She laughs.", 3.0)
+        client.say("end", "u")
+        client.close()
+        for frame in losses:
+            async with asyncio.timeout(60):
+                while len(client.frames) < frame:
+                    await asyncio.sleep(0.005)
+            await client.move(back=5)
+        async with asyncio.timeout(60):
+            await client.end()
+        for owner in client.owners:
+            await owner.die()
+        await client.owner.stages.close()  # type: ignore[union-attr]
+        assert len(client.owners) == 1 + len(losses)
+        runs.append(client)
+    calm, lost = runs
+    assert lost.frames == calm.frames
+    assert np.array_equal(lost.sound, calm.sound)
+
+
+async def test_an_earlier_attempt_is_sent_away_by_a_replica_that_forgot_the_session(
+    cluster: Cluster, portrait: np.ndarray
+) -> None:
+    spec = session_spec()
+    for part, name in [(DENOISER, "denoiser-0"), (DECODER, "decoder-0")]:
+        at = cluster._at(part, name)
+        assert await cluster.open(part, spec, portrait, 5, "") == name
+        with pytest.raises(Superseded):
+            await at.close("s", 4)
+        assert await at.sessions() == ["s"]
+        await at.close("s", 6)
+        assert await at.sessions() == []
+        with pytest.raises(Superseded):
+            await cluster.open(part, spec, portrait, 5, "")
+        for call in (at.settle("s", 5), at.protect("s", 5), at.adopt(spec, b"", 5)):
+            with pytest.raises(Superseded):
+                await call
+        assert await at.sessions() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
+async def test_replicas_that_are_left_change_no_byte_of_any_frame(
+    cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec
+) -> None:
+    """Both parts leave one replica of each for the other and come back, a while into blocks that are being made."""
+    expected, _ = await performed(cluster, plans, portrait, codec, {})
+    stages = MovingStages(cluster, Patience(60.0, 120.0), CONFIG.sessions.export_blocks)
+    moves: list[Moved] = []
+    stages.listen(moves.append)
+    # Not the name of one that was closed, and whose exports the Vault turns away.
+    await stages.open(session_spec(codec=codec, session="leaves"), portrait)
+    frames: list[EncodedFrame] = []
+    coming = {0: stages.submit(plans[0])}
+    for block in range(BLOCKS):
+        if block + 1 < BLOCKS:
+            coming[block + 1] = stages.submit(plans[block + 1])
+        async for part in coming[block]:
+            frames += part.frames
+            if block in (1, 4) and len(moves) == 2 * (block == 4):
+                cluster.leave = set(stages.replicas)
+        if block in (1, 4):
+            async with asyncio.timeout(60):
+                while len(moves) < (2 if block == 1 else 4):
+                    await asyncio.sleep(0.05)
+    where = stages.replicas
+    await stages.close()
+    assert [(f.index, f.data) for f in frames] == [(f.index, f.data) for f in expected]
+    assert {part for moved in moves for part in moved.parts} == set(Part)
+    assert where == ("denoiser-0", "decoder-0")
+    assert not any(
+        Cluster._sessions(replica) for replicas in cluster.replicas.values() for replica in replicas.values()
+    )
 
 
 # ---- a decoder's state
@@ -359,3 +489,20 @@ async def test_a_drained_replica_goes_on_with_its_sessions_and_takes_no_others(
 
 async def _given(latents: Denoised) -> Denoised:
     return latents
+
+
+async def test_adopters_at_once_take_no_more_places_than_a_decoder_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (vae_decoder, stateful):
+        monkeypatch.setattr(module, "replica_id", lambda: "decoder")
+    config = ServiceConfig(checkpoint="untrained", sessions={"max_sessions": 1})  # type: ignore[arg-type]
+    replica = VaeDecoder(config)
+    vae, device = replica._vae, replica.device
+    exported = Decoding(vae, session_spec(), device).snapshot(replica._fingerprint)()
+    adopting = [replica.adopt(session_spec(session=name), exported, 0) for name in "abc"]
+    outcomes = await asyncio.gather(*adopting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [str, str, ReplicaFull]
+    assert sorted(await replica.sessions()) == ["a", "b"]
+    assert not replica._adopting
+    with pytest.raises(StateError):
+        await replica.adopt(session_spec(session="a"), b"damaged", 1)
+    assert replica.held() == 2

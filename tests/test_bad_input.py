@@ -24,7 +24,7 @@ from rich.table import Table
 from conftest import Service, pcm16, tone
 from liveact.v1 import avatar_pb2 as pb
 from liveact.v1 import avatar_pb2_grpc
-from liveact_services.client.stream import CHANNEL_OPTIONS
+from liveact_services.client.client import CHANNEL_OPTIONS
 from liveact_services.errors import REASONS, ClientError, Kind, from_rpc_error
 
 SECOND = pcm16(tone(1.0))

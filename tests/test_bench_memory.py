@@ -88,6 +88,7 @@ def test_what_is_not_accepted_is_named(options, code, words):
     assert words in result.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupt_shows_what_was_measured(tmp_path):
     arguments = ["bench", "memory", "--blocks", "60", "--json", "--out", str(tmp_path / "memory.png")]
     script = f"""

@@ -212,6 +212,21 @@ def test_doctor_says_where_trained_weights_are_to_be_had():
     assert "hf download" in checks["checkpoint"]["fix"]
 
 
+def test_doctor_says_who_holds_which_heads_and_misses_a_gpu_for_each_rank(monkeypatch):
+    from liveact_services.cli import diagnosis
+    from liveact_services.config import load_config
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert list(diagnosis.ranks(load_config())) == []
+    (shared,) = diagnosis.ranks(load_config(denoiser={"ranks": 2, "num_gpus": 1}))
+    assert shared.found == "ok"
+    assert "share 3 heads as 1 + 2" in shared.detail
+    (lacking,) = diagnosis.ranks(load_config(pools={"gold": {"ranks": 3, "num_gpus": 1}}))
+    assert lacking.found == "failed"
+    assert "gold: 3 a Denoiser" in lacking.detail
+    assert "a node of 3 GPUs" in lacking.fix
+
+
 def test_doctor_fails_on_what_would_keep_the_service_down(tmp_path):
     result = run("doctor", "--checkpoint", tmp_path / "none", "--set", "redis_url=redis://:pw@127.0.0.1:1/0", "--json")
     assert result.exit_code == 1

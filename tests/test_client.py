@@ -113,11 +113,13 @@ async def test_a_refused_config_surfaces_with_its_reason():
     assert caught.value.field == "config.width"
 
 
-async def test_a_stream_that_breaks_raises_from_the_iteration_and_from_sending():
+@pytest.mark.parametrize("resume", [True, False])
+async def test_a_session_that_is_lost_raises_from_the_iteration_and_from_sending(resume):
     peer = AvatarPeer()
     peer.break_after = 13
     seen = 0
-    async with serving(peer) as target, AvatarClient(target) as client, client.stream(pb2.SessionConfig()) as stream:
+    config = pb2.SessionConfig()
+    async with serving(peer) as at, AvatarClient(at) as client, client.stream(config, resume=resume) as stream:
         await stream.ready()
         await stream.send_audio(tone(2, RATE), "u")
         await stream.close()
@@ -135,7 +137,8 @@ async def test_a_stream_that_breaks_raises_from_the_iteration_and_from_sending()
 async def test_a_stream_that_ends_before_ready_fails_ready_but_not_the_iteration():
     peer = AvatarPeer()
     peer.becomes_ready = False
-    async with serving(peer) as target, AvatarClient(target) as client, client.stream(pb2.SessionConfig()) as stream:
+    config = pb2.SessionConfig()
+    async with serving(peer) as at, AvatarClient(at) as client, client.stream(config, resume=False) as stream:
         with pytest.raises(ClientError, match="before READY"):
             await stream.ready()
         assert [message async for message in stream] == []

@@ -33,6 +33,7 @@ def test_later_sources_win_field_by_field(tmp_path: Path, monkeypatch: pytest.Mo
         ("denoiser: {replica: 1}", "denoiser.replica"),
         ("preset: huge", "'huge' is unknown; accepted are tiny, soulx-liveact-18b"),
         ("sampler: dpm", "sampler"),
+        ("sessions: {export_blocks: 1}", "accepted are 0, never, and 2 on"),
         ("- a list", "expected a table"),
         ("port: [", "not YAML"),
     ],

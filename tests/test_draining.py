@@ -1,8 +1,6 @@
-"""Emptying replicas: marked first, then moved, then let go; and the command that does it."""
+"""Emptying replicas: marked first, left by their sessions, then let go; and the command that does it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -11,77 +9,57 @@ from liveact_services import stateful
 from liveact_services.cli.main import app
 from liveact_services.placement import draining, pins
 from liveact_services.placement.draining import Replica
-from liveact_services.placement.holding import Holding
 from liveact_services.stateful import Stateful
 
 
-class Held:
-    """A replica in this process, on the real admission."""
+class Held(Stateful):
+    """A replica in this process, on what those of the service share."""
 
     def __init__(self, name: str, *sessions: str) -> None:
-        self.holding = Holding(name, max_sessions=4)
-        for session in sessions:
-            self.holding.admit(session, 1)
+        super().__init__(capacity=4)
+        self.name, self.here = name, list(sessions)
 
-    async def drain(self, draining: bool, let_go: bool) -> dict[str, Any]:
-        self.holding.draining = draining
-        return await self.drain_status()
-
-    async def drain_status(self) -> dict[str, Any]:
-        return {"draining": self.holding.draining, "let_go": False, "held": len(self.holding.sessions), "capacity": 4}
+    def held(self) -> int:
+        return len(self.here)
 
     async def sessions(self) -> list[str]:
-        return list(self.holding.sessions)
-
-
-class Moves:
-    """Moves a session to the first replica that admits it."""
-
-    def __init__(self, *replicas: Held) -> None:
-        self.replicas = {replica.holding.replica: replica.holding for replica in replicas}
-
-    async def move(self, session: str, replica: str) -> str | None:
-        for name, holding in self.replicas.items():
-            if name != replica:
-                try:
-                    holding.admit(session, 2)
-                except pins.ReplicaFull:
-                    continue
-                self.replicas[replica].release(session)
-                return name
-        return None
+        return list(self.here)
 
 
 def named(*replicas: Held) -> list[Replica]:
-    return [Replica(replica.holding.replica, "Denoiser", replica) for replica in replicas]
+    return [Replica(replica.name, "Denoiser", replica) for replica in replicas]
 
 
-async def test_sessions_move_to_replicas_that_stay_and_never_to_one_that_drains_too() -> None:
+@pytest.fixture(autouse=True)
+def _in_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stateful, "replica_id", lambda: "r1")
+
+
+async def test_all_are_marked_before_anybody_waits_and_what_is_left_is_told() -> None:
     one, two, stays = Held("one", "a", "b"), Held("two", "c"), Held("stays", "d")
     told: list[tuple[str, int]] = []
-    left = await draining.drain(named(one, two), Moves(one, two, stays), told=lambda *what: told.append(what))
-    assert left == {"one": [], "two": []}
-    assert sorted(stays.holding.sessions) == ["a", "b", "c", "d"]
-    assert told == [("one", 0), ("two", 0)]
 
+    def tell(replica: str, held: int) -> None:
+        assert one._draining
+        assert two._draining
+        told.append((replica, held))
 
-async def test_what_has_no_room_elsewhere_stays_where_it_is_and_is_told() -> None:
-    one, stays = Held("one", "a", "b"), Held("stays", "c", "d", "e")
-    left = await draining.drain(named(one), Moves(one, stays))
-    assert left == {"one": ["b"]}
-    assert list(one.holding.sessions) == ["b"]
+    left = await draining.drain(named(one, two), told=tell)
+    assert left == {"one": ["a", "b"], "two": ["c"]}
+    assert told == [("one", 2), ("two", 1)]
     with pytest.raises(pins.ReplicaFull):
-        one.holding.admit("new", 3)
+        one.require_room("new")
+    stays.require_room("new")
 
 
-async def test_without_a_mover_it_waits_for_sessions_to_end() -> None:
+async def test_it_waits_for_sessions_to_leave() -> None:
     one = Held("one", "a", "b")
     counts = []
 
     def told(replica: str, held: int) -> None:
         counts.append(held)
         if held:
-            one.holding.release(next(iter(one.holding.sessions)))
+            one.here.pop()
 
     assert await draining.drain(named(one), wait_s=30, poll_s=0.01, told=told) == {"one": []}
     assert counts == [2, 1, 0]
@@ -99,7 +77,6 @@ class Some(Stateful):
 
 
 async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stateful, "replica_id", lambda: "r1")
     now = 100.0
     monkeypatch.setattr(stateful.time, "monotonic", lambda: now)
     replica = Some(capacity=2)
@@ -109,7 +86,9 @@ async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(mo
         with pytest.raises(pins.ReplicaFull, match="r1"):
             replica.require_room(session)
     report = await replica.record_autoscaling_stats()
-    assert report == {"held": 2.0, "turned_away": 2.0, "draining": 0.0, "started_at": replica.started_at}
+    assert report == {
+        "held": 2.0, "used": 1.0, "waiting": 0.0, "turned_away": 2.0, "draining": 0.0, "started_at": replica.started_at,
+    }  # fmt: skip
     now += pins.ASK_AGAIN_S + 0.1
     assert (await replica.record_autoscaling_stats())["turned_away"] == 0
     replica.count = 1

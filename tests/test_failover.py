@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 
 import numpy as np
 import pytest
 
 from conftest import Service
-from failover_fixtures import Watched, kill, pids, reaches, record, until_replicas, watch
-from liveact.v1 import avatar_pb2 as pb
+from failover_fixtures import Watched, configs, kill, pids, reaches, record, undisturbed, until_replicas, watch
 from liveact_models.timeline import block_frames
 from liveact_services.client import AvatarClient
-from test_service import session, speech
+from test_service import speech
 
 KILLED_AFTER = block_frames(6).start
 """Frames of both sessions that are there when the killing begins: past the first export."""
-
-
-def configs(portrait: bytes) -> tuple[pb.SessionConfig, pb.SessionConfig]:
-    """One session at each pacing. With a held clock both make blocks of complete sound only, hence the same ones."""
-    common = {"codec": pb.VIDEO_CODEC_JPEG, "seed": 11, "idle_policy": pb.IDLE_POLICY_HOLD}
-    return (
-        session(portrait, pacing=pb.PACING_FASTEST, **common),
-        session(portrait, pacing=pb.PACING_REALTIME, **{**common, "seed": 12}),
-    )
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +27,17 @@ def voices() -> tuple[np.ndarray, np.ndarray]:
 async def expected(
     client: AvatarClient, portrait: bytes, voices: tuple[np.ndarray, np.ndarray]
 ) -> tuple[Watched, Watched]:
-    """What both sessions give undisturbed; at the fastest pacing, which changes when blocks are made and not of what."""
-    asked = configs(portrait)
-    for config in asked:
-        config.pacing = pb.PACING_FASTEST
-    first, second = [await watch(client, config, voice) for config, voice in zip(asked, voices, strict=True)]
-    return first, second
+    return await undisturbed(client, portrait, voices)
 
 
-@pytest.mark.parametrize("deployment", ["Denoiser", "VaeDecoder", "AudioEncoder"])
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        "Denoiser",
+        pytest.param("VaeDecoder", marks=pytest.mark.slow),
+        pytest.param("AudioEncoder", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_killed_replica_costs_two_streams_no_frame_and_no_byte(
     service: Service,
     client: AvatarClient,

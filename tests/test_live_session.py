@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,10 @@ from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.requests import VoiceFormat
 from liveact_services.sessions import (
     Database,
-    EmbeddedValkey,
     Leases,
     SessionRecord,
     SessionState,
     SessionStore,
-    embedded,
 )
 from liveact_services.sessions.names import new_id
 from stage_fixtures import FPS, RATE, ScriptedStages, noise_portrait, session_spec
@@ -300,6 +296,36 @@ async def test_a_stream_lost_at_the_very_end_can_still_be_resumed(host: Host) ->
     await host.reaches(live, CLOSED)
 
 
+async def test_frames_that_were_sent_into_a_broken_stream_at_the_end_are_there_for_the_next(host: Host) -> None:
+    live = await host.begin(ScriptedStages(denoise_s=0.05))
+    stream = await Stream.open(live).ready()
+    stream.say(voice(3.0))
+    stream.send(close=pb.Close())
+    await stream.until(lambda: len(stream.frames) > 21)
+    # From here on nothing arrives, and the server cannot know.
+    stream.acks, seen = False, len(stream.frames)
+    await stream.until(lambda: len(stream.frames) == block_frames(2).stop)
+    await asyncio.sleep(0.2)
+    assert not live.over
+    await stream.lose()
+    again = await Stream(live, live.resume(seen)).end()
+    assert [frame.index for frame in again.frames] == list(range(seen, block_frames(2).stop))
+    assert again.events[-1] == pb.EVENT_TYPE_CLOSED
+    await host.reaches(live, CLOSED)
+
+
+async def test_a_client_that_acknowledges_no_more_is_not_waited_for_long(host: Host) -> None:
+    live = await host.begin(ScriptedStages(denoise_s=0.05), ack_timeout_s=1.0)
+    stream = await Stream.open(live).ready()
+    stream.say(voice(3.0))
+    stream.send(close=pb.Close())
+    await stream.until(lambda: len(stream.frames) > 21)
+    stream.acks = False
+    await stream.end()
+    assert stream.events[-1] == pb.EVENT_TYPE_CLOSED
+    assert len(stream.frames) == block_frames(2).stop
+
+
 async def test_a_stream_that_takes_over_ends_the_one_before(host: Host) -> None:
     live = await host.begin()
     first = await Stream.open(live).ready()
@@ -423,45 +449,3 @@ async def test_an_ended_session_leaves_no_task(host: Host) -> None:
     await host.reaches(live, CLOSED)
     await asyncio.sleep(0.4)
     assert not {task for task in asyncio.all_tasks() - before if "Connection" not in repr(task)}
-
-
-# ---- Redis away
-
-
-async def test_redis_stopped_in_mid_stream_stops_nothing_and_the_record_is_right_afterwards(
-    models: LocalModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = embedded._free_port()
-    # The same address and password after the restart, as a Redis that is not embedded would have.
-    monkeypatch.setattr(embedded, "_free_port", lambda: port)
-    monkeypatch.setattr(embedded, "secrets", types.SimpleNamespace(token_hex=lambda size: "the-same"))
-    server = EmbeddedValkey(tmp_path)
-    server.start()
-    database = Database.connect(server.url, timeout_s=0.5)
-    host = Host(database, models)
-    try:
-        live = await host.begin(pacing=Pacing.REALTIME)
-        stream = await Stream.open(live).ready()
-        await stream.until(lambda: bool(stream.frames))
-        await host.reaches(live, STREAMING)
-        await asyncio.to_thread(server.stop)
-        made = len(stream.frames)
-        await stream.until(lambda: len(stream.frames) > made + 40)
-        await stream.lose()
-        again = Stream(live, live.resume(len(stream.frames)))
-        await again.lose()
-        await asyncio.to_thread(server.start)
-        assert (await host.reaches(live, DETACHED, within=10)).frame > made
-        # A Redis that forgot everything learns it again.
-        await database.client.flushall()
-        async with asyncio.timeout(10):
-            while not await host.store.list("t"):
-                await asyncio.sleep(0.05)
-        assert (await host.record(live)).state is DETACHED
-        Stream(live, live.resume(live.conductor.acked_frames))
-        await host.reaches(live, STREAMING)
-        await live.close()
-        await host.reaches(live, CLOSED)
-    finally:
-        await database.aclose()
-        await asyncio.to_thread(server.stop)

@@ -1,4 +1,4 @@
-"""A session at rest is taken off the device and goes on, here or elsewhere, as if it had stayed."""
+"""A session is taken off a Denoiser and goes on, there or elsewhere, as if it had stayed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from liveact_models.blob import StateError
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.timeline import block_frames
 from liveact_services import stateful
+from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Features, Pacing, SessionSpec
 from liveact_services.config import ServiceConfig
 from liveact_services.denoiser import deployment
 from liveact_services.denoiser.deployment import Denoiser
-from liveact_services.placement.pins import ReplicaFull, ReplicaGone
+from liveact_services.placement.pins import ReplicaFull, ReplicaGone, Superseded
+from liveact_services.vault.deployment import Vault
 from stage_fixtures import session_spec
 
 MODEL = open_checkpoint("untrained", "tiny").config.transformer
@@ -27,15 +29,45 @@ BLOCKS = 4
 def _in_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (deployment, stateful):
         monkeypatch.setattr(module, "replica_id", lambda: "replica-1")
+    HANDLE.vault = Vault(ServiceConfig())
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+class VaultHandle:
+    """A Vault of this process, called as a deployment handle is."""
+
+    def __init__(self) -> None:
+        self.vault = Vault(ServiceConfig())
+
+    def options(self, **_: str) -> VaultHandle:
+        return self
+
+    @property
+    def put(self) -> VaultHandle:
+        return self
+
+    async def remote(self, session: str, part: Part, block: int, export: bytes, attempt: int) -> bool:
+        return await self.vault.put(session, part, block, export, attempt)
+
+
+HANDLE = VaultHandle()
+
+
 def denoiser(**sessions: Any) -> Denoiser:
     # However slow the machine is: sessions are counted here.
-    return Denoiser(ServiceConfig(checkpoint="untrained", sessions={"max_utilisation": 1000, **sessions}))
+    config = ServiceConfig(checkpoint="untrained", sessions={"max_utilisation": 1000, **sessions})
+    return Denoiser(config, vault=HANDLE)  # type: ignore[arg-type]
+
+
+async def parked(replica: Denoiser, name: str = "s", attempt: int = 0) -> bytes:
+    """Take a session at rest off the device: its value, with which another goes on."""
+    boundary = await replica.hand_over(name, attempt)
+    assert boundary.saved
+    await replica.close(name)
+    return await HANDLE.vault.get(name, Part.DENOISER, boundary.block)
 
 
 async def opened(replica: Denoiser, name: str = "s") -> SessionSpec:
@@ -58,11 +90,11 @@ async def test_a_parked_session_goes_on_bit_for_bit_wherever_it_is_adopted() -> 
     whole = [await made(here, block, "whole") for block in range(BLOCKS)]
     spec = await opened(here)
     parts = [await made(here, block) for block in range(2)]
-    parked = await here.park("s")
+    value = await parked(here)
     assert await here.sessions() == ["whole"]
-    assert await there.adopt(spec, parked) == "replica-1"
+    assert await there.adopt(spec, value) == "replica-1"
     parts.append(await made(there, 2))
-    assert await here.adopt(spec, await there.park("s")) == "replica-1"
+    assert await here.adopt(spec, await parked(there)) == "replica-1"
     parts.append(await made(here, 3))
     assert all(np.array_equal(ours, expected) for ours, expected in zip(parts, whole, strict=True))
     assert await here.export("s") == await here.export("whole")
@@ -72,8 +104,8 @@ async def test_a_parked_session_goes_on_bit_for_bit_wherever_it_is_adopted() -> 
 async def test_a_session_before_its_first_block_can_be_parked_too() -> None:
     replica = denoiser()
     spec = await opened(replica)
-    parked = await replica.park("s")
-    await replica.adopt(spec, parked)
+    value = await parked(replica)
+    await replica.adopt(spec, value)
     await opened(replica, "beside")
     assert np.array_equal(await made(replica, 0), await made(replica, 0, "beside"))
 
@@ -82,53 +114,109 @@ async def test_a_parked_session_is_gone_and_its_place_is_free() -> None:
     replica = denoiser(max_sessions=1)
     spec = await opened(replica)
     await made(replica, 0)
-    parked = await replica.park("s")
+    value = await parked(replica)
     with pytest.raises(ReplicaGone):
         await made(replica, 1)
     with pytest.raises(ReplicaGone):
-        await replica.park("s")
+        await replica.hand_over("s", 2)
     with pytest.raises(ReplicaGone):
         replica._ranks.export("s")
     await opened(replica, "next")
     with pytest.raises(ReplicaFull):
-        await replica.adopt(spec, parked)
+        await replica.adopt(spec, value)
     await replica.close("next")
-    await replica.adopt(spec, parked)
+    await replica.adopt(spec, value)
     with pytest.raises(ValueError, match="the next is 1"):
         await made(replica, 0)
     await made(replica, 1)
 
 
-async def test_a_session_in_the_middle_of_a_block_is_not_parked_and_stays() -> None:
+async def test_a_block_that_is_being_made_is_finished_before_the_value_is_handed_over() -> None:
     replica = denoiser()
     await opened(replica)
     block = asyncio.create_task(made(replica, 0))
     await asyncio.sleep(0)
-    with pytest.raises(ValueError, match="making a block"):
-        await replica.park("s")
+    waiting = asyncio.create_task(made(replica, 1))
+    await asyncio.sleep(0.01)
+    boundary = await replica.hand_over("s", 1)
+    assert (boundary.block, boundary.saved) == (1, True)
     await block
-    assert (await made(replica, 1)).shape == (MODEL.out_dim, 8, 4, 4)
+    with pytest.raises(Superseded):
+        await waiting
+    # It was not closed, and may go on here: calls of the new attempt are.
+    rows = len(block_frames(1)) + 4
+    features = Features(drawn(11, rows, MODEL.audio_blocks, MODEL.audio_channels), 0.0)
+    assert (await replica.denoise("s", 1, features, None, attempt=1)).latents.shape == (MODEL.out_dim, 8, 4, 4)
+
+
+async def test_without_a_vault_nothing_is_said_to_be_saved() -> None:
+    replica = Denoiser(ServiceConfig(checkpoint="untrained"))
+    await opened(replica)
+    boundary = await replica.hand_over("s", 1)
+    assert (boundary.block, boundary.saved) == (0, False)
+    assert await replica.sessions() == ["s"]
+
+
+async def test_a_session_that_went_elsewhere_says_nothing_of_how_long_sessions_last() -> None:
+    replica = denoiser()
+    await opened(replica, "moved")
+    await opened(replica, "ended")
+    await replica.hand_over("moved", 1)
+    released: list[tuple[str, bool]] = []
+    release = replica._admission.release
+
+    def noting(session: str, ended: bool = True) -> None:
+        released.append((session, ended))
+        release(session, ended)
+
+    replica._admission.release = noting  # type: ignore[method-assign]
+    await replica.close("moved")
+    await replica.close("ended")
+    assert released == [("moved", False), ("ended", True)]
+
+
+async def test_a_session_is_held_by_one_call_and_by_none_of_a_gateway_that_has_died(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stateful, "LOOK_S", 0.01)
+    replica = denoiser()
+    await opened(replica)
+    first, second = replica.hold("s"), replica.hold("s")
+    await anext(first)
+    await anext(second)
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(anext(first), 1)
+    last = asyncio.create_task(anext(second))
+    await asyncio.sleep(0.05)
+    assert not last.done()
+    replica._sessions["s"].order.last_used -= stateful.UNASKED_S
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(last, 1)
+    assert await replica.sessions() == ["s"], "another Gateway may come for it"
+
+
+async def test_a_replica_is_held_until_the_session_is_closed() -> None:
+    replica = denoiser()
+    await opened(replica)
+
+    async def hold() -> None:
+        async for _ in replica.hold("s"):
+            pass
+
+    holding = asyncio.create_task(hold())
+    await asyncio.sleep(0.01)
+    assert not holding.done()
+    await replica.close("s")
+    await asyncio.wait_for(holding, 1)
+    with pytest.raises(ReplicaGone):
+        await anext(replica.hold("s"))
 
 
 async def test_a_damaged_export_is_refused_and_takes_no_place() -> None:
     replica = denoiser(max_sessions=1)
     spec = await opened(replica)
-    parked = await replica.park("s")
+    value = await parked(replica)
     with pytest.raises(StateError):
-        await replica.adopt(spec, parked[:-1] + bytes([parked[-1] ^ 1]))
+        await replica.adopt(spec, value[:-1] + bytes([value[-1] ^ 1]))
     assert await replica.sessions() == []
-    await replica.adopt(spec, parked)
-
-
-async def test_those_at_rest_are_named_once_they_have_rested_long_enough() -> None:
-    replica = denoiser(park_after_s=1000)
-    await opened(replica, "resting")
-    await opened(replica, "working")
-    await made(replica, 0, "resting")
-    assert await replica.rested() == []
-    for held in replica._sessions.values():
-        held.order.last_made -= 2000
-    await replica.keep("resting")
-    await made(replica, 0, "working")
-    assert await replica.rested() == ["resting"], "being asked for is no work"
-    assert await denoiser().rested() == []
+    await replica.adopt(spec, value)

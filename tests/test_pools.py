@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,15 @@ def test_every_pool_has_a_denoiser_deployment_with_replicas_of_its_own() -> None
         "Denoiser": 2, "Denoiser-gold": 3, "Denoiser-silver": 1,
     }  # fmt: skip
     assert denoisers["Denoiser-gold"].ray_actor_options["num_cpus"] == 0.2
-    assert denoisers["Denoiser-silver"].max_ongoing_requests == 7
+    held = load_config().sessions.max_sessions
+    assert denoisers["Denoiser-silver"].max_ongoing_requests == 7 + held, "a session that is held has one call open"
     assert len(deployments) == 9, "the other stages and the Vault serve every pool"
+
+
+def test_serve_asks_every_replica_as_often_as_the_configuration_says() -> None:
+    config = load_config(checkpoint="untrained", health_check_period_s=3, health_check_timeout_s=7)
+    asked = [deployment._deployment_config for deployment in bound(config).values()]
+    assert {(one.health_check_period_s, one.health_check_timeout_s) for one in asked} == {(3.0, 7.0)}
 
 
 def test_without_pools_there_is_one_denoiser() -> None:
@@ -83,7 +91,12 @@ class Stage:
     ) -> None:
         self.asked.append(f"denoise {session}")
 
-    async def close(self, session: str) -> None:
+    async def hold(self, session: str) -> AsyncIterator[None]:
+        while f"close {session}" not in self.asked:
+            yield None
+            await asyncio.sleep(0.01)
+
+    async def close(self, session: str, attempt: int) -> None:
         self.asked.append(f"close {session}")
 
     async def keep(self, session: str) -> None:
@@ -102,12 +115,12 @@ class Stage:
         return np.zeros(1)
 
     async def blocks(self, session: str, part: str) -> list[int]:
-        return []
+        return [0]
 
     async def get(self, session: str, part: str, block: int) -> bytes:
         return b""
 
-    async def forget(self, session: str) -> None:
+    async def forget(self, session: str, attempt: int) -> None:
         self.asked.append(f"forget {session}")
 
     async def calls(self) -> list[str]:
@@ -149,7 +162,7 @@ async def test_a_session_that_lost_its_denoiser_is_placed_anew_in_its_pool() -> 
     assert await graph.settle(part, replica, spec, 3) == 0
     await graph.made(graph.denoise(replica, spec, plan, 3))
     await graph.keep(part, replica, spec)
-    await graph.close(part, replica, spec)
+    await graph.close(part, replica, spec, 0)
     asked = [f"{verb} s" for verb in ("adopt", "adopt", "settle", "denoise", "keep", "close")]
     assert await denoisers["gold"].calls.remote() == asked
     assert await denoisers["default"].calls.remote() == []

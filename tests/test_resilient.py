@@ -15,7 +15,8 @@ from graph_fixtures import ScriptedGraph, later, until
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.outputs import Happening, Sound, Video
 from liveact_services.conductor.parts import Moved, Part
-from liveact_services.conductor.resilient import MAX_KEPT_BLOCKS, Patience, ResilientStages
+from liveact_services.conductor.patience import Patience
+from liveact_services.conductor.resilient import MAX_KEPT_BLOCKS, ResilientStages
 from liveact_services.conductor.stages import Idle, Pacing, SessionSpec
 from liveact_services.errors import ServiceError
 from stage_fixtures import Performance, counted, in_virtual_time, session_spec
@@ -47,10 +48,11 @@ async def perform(
     *,
     patience: Patience = PATIENCE,
     voice_s: float = VOICE_S,
+    kind: type[ResilientStages] = ResilientStages,
 ) -> Run:
     """One voice through a session, with two changes of prompt, while something happens to the graph."""
     loop = asyncio.get_running_loop()
-    stages = ResilientStages(graph, patience, graph.export_blocks, now=loop.time)
+    stages = kind(graph, patience, graph.export_blocks, now=loop.time)
     moves: list[Moved] = []
     stages.listen(moves.append)
     await stages.open(spec, PORTRAIT)
@@ -127,6 +129,14 @@ def test_a_killed_replica_costs_no_frame(pacing: Pacing, part: Part, block: int)
     assert moved.parts == (part,)
     assert moved.stall_s > 0
     assert moved.block >= block
+
+
+@pytest.mark.parametrize("part", Part)
+def test_a_young_session_that_is_never_exported_begins_again(part: Part) -> None:
+    run = disturbed(when(reached(6), lambda graph: graph.kill(part)), export_blocks=0)
+    assert_same(run, Pacing.FASTEST)
+    (moved,) = run.moves
+    assert moved.parts == (part,)
 
 
 def test_both_replicas_killed_at_once_cost_no_frame() -> None:

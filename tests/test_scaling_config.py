@@ -124,8 +124,20 @@ def test_the_policy_counts_sessions_held_and_turned_away() -> None:
     assert controller.at(30, report(4, 7), report(4, 6)) == 5
 
 
-def test_the_policy_takes_only_the_newest_without_sessions_and_none_that_has_not_reported() -> None:
+def test_replicas_whose_sessions_find_room_elsewhere_go_once_all_have_reported_and_nobody_waits() -> None:
     controller = Controller(Role.LEADS)
+    controller.at(0, report(16))
+    assert controller.asked == 5
+    running = [report(3), report(0), report(1), report(0)]
+    assert [controller.at(now, *running, None) for now in (10, 100)] == [5, 5]
+    waited = {**report(1), "turned_away": 1.0}
+    assert controller.at(115, *([waited] * 5)) == 5, "every one has turned somebody away"
+    assert controller.at(200, *running, report(1)) == 2, "five sessions and a quarter more"
+    assert controller.at(210, report(3), report(2)) == 2, "never below the load"
+
+
+def test_of_gateways_only_the_newest_without_sessions_go_and_none_that_has_not_reported() -> None:
+    controller = Controller(Role.FRONTS, "Gateway")
     controller.at(0, report(16))
     assert controller.asked == 5
     running = [report(3), report(0), report(1), report(0)]
@@ -148,7 +160,7 @@ def test_the_other_stages_follow_the_denoisers_of_every_pool() -> None:
     assert follower.at(0, {}) == 5 == decoder.at(0, report(3))
     leader.at(100, report(0)), gold.at(100, report(4))
     assert follower.at(100, *[{}] * 5) == 1, "any of them may go"
-    assert decoder.at(100, *[report(0), report(2), report(0), report(0), report(0)]) == 2
+    assert decoder.at(100, *[report(0), report(2), report(0), report(0), report(0)]) == 1, "whose session can leave"
 
 
 def test_a_deployment_that_tells_nothing_more_is_forgotten() -> None:

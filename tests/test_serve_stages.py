@@ -10,7 +10,8 @@ from ray.serve.exceptions import RayServeException
 
 from liveact_models.blob import StateError
 from liveact_services.conductor.parts import ExportRefused, NoPlace, PartLost
-from liveact_services.gateway.serve_stages import _losses, _place
+from liveact_services.errors import ServiceError
+from liveact_services.gateway.serve_stages import _fenced, _losses, _place
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -46,6 +47,15 @@ def test_what_has_gone_is_a_loss_however_it_is_wrapped(wrap: object, error: Exce
 def test_an_export_that_cannot_be_adopted_is_told_apart(error: Exception) -> None:
     with pytest.raises(ExportRefused, match=str(error)), _losses():
         raise in_a_task(error)
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, in_a_task, around])
+def test_the_word_that_a_later_owner_has_come_is_no_loss(wrap: object) -> None:
+    with pytest.raises(ServiceError) as raised, _fenced(), _losses():
+        raise wrap(Superseded("attempt 3 came after attempt 4"))  # type: ignore[operator]
+    assert raised.value.reason == "SESSION_TAKEN_OVER"
+    with pytest.raises(PartLost), _fenced(), _losses():
+        raise wrap(ReplicaGone("gone"))  # type: ignore[operator]
 
 
 def test_a_mistake_of_a_stage_stays_what_it_is() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,12 +90,6 @@ async def perform(client: AvatarClient, config: pb.SessionConfig, voice: np.ndar
         async for message in stream:
             heard.take(message)
     return heard
-
-
-@pytest.fixture(scope="module")
-async def client(service: Service) -> AsyncIterator[AvatarClient]:
-    async with AvatarClient(service.address) as client:
-        yield client
 
 
 async def test_a_stream_gives_every_frame_with_its_sound(client: AvatarClient, portrait: bytes) -> None:

@@ -17,7 +17,7 @@ from liveact_services.conductor.parts import Part
 from liveact_services.config import ServiceConfig
 from liveact_services.vault import exporter as exporter_module
 from liveact_services.vault.deployment import GIB, Vault
-from liveact_services.vault.exporter import Exporter
+from liveact_services.vault.exporter import Exported, Exporter
 from liveact_services.vault.shelf import REMEMBERED, ExportMissing, Shelf, VaultFull, check
 
 DENOISER, DECODER = Part.DENOISER, Part.DECODER
@@ -100,10 +100,22 @@ def test_what_does_not_fit_beside_sessions_in_use_is_refused_and_changes_nothing
     assert shelf.sessions == ["a", "b"]
     assert shelf.blocks("b", DENOISER) == [4]
     # In place of the older of two it takes no more room.
-    shelf.put("b", DENOISER, 5, bytes(20))
-    shelf.put("b", DENOISER, 6, bytes(40))
-    assert shelf.blocks("b", DENOISER) == [6, 5]
+    shelf.put("b", DENOISER, 6, bytes(20))
+    shelf.put("b", DENOISER, 8, bytes(40))
+    assert shelf.blocks("b", DENOISER) == [8, 6]
     assert shelf.nbytes == 100
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [([4], [4]), ([4, 8], [8, 4]), ([4, 8, 12], [12, 8]), ([4, 8, 9], [9, 8, 4]), ([8, 9, 10, 11], [11, 10, 9])],
+)
+def test_one_export_is_always_as_old_as_what_was_shown(clock: Clock, made: list[int], kept: list[int]) -> None:
+    """A part is two blocks ahead of the client at most, at whatever boundaries its value is kept."""
+    shelf = Shelf(1000, IDLE_S, clock)
+    for block in made:
+        shelf.put("a", DENOISER, block, bytes(1))
+    assert shelf.blocks("a", DENOISER) == kept
 
 
 # ---- what is whole
@@ -175,7 +187,7 @@ class Sent:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def put(self, session: str, block: int, export: bytes) -> None:
+    async def put(self, session: str, block: int, export: bytes, attempt: int) -> None:
         await self.free.wait()
         self.got.append((session, block, export))
 
@@ -239,7 +251,7 @@ async def test_a_vault_that_refuses_is_logged_and_stops_nothing(monkeypatch: pyt
     said: list[str] = []
     monkeypatch.setattr(exporter_module.log, "warning", lambda text, *rest, **_: said.append(text % rest))
 
-    async def refuse(session: str, block: int, export: bytes) -> None:
+    async def refuse(session: str, block: int, export: bytes, attempt: int) -> None:
         raise VaultFull("no room")
 
     exporter = Exporter(refuse, 2)
@@ -248,6 +260,36 @@ async def test_a_vault_that_refuses_is_logged_and_stops_nothing(monkeypatch: pyt
         while not said:
             await asyncio.sleep(0.01)
     assert said == ["no export before block 2: no room"]
+
+
+async def test_what_was_sent_is_counted_and_what_was_refused_is_not() -> None:
+    sent = Sent()
+    exporter = Exporter(sent.put, 2)
+
+    def slowly() -> bytes:
+        time.sleep(0.05)
+        return b"four"
+
+    exporter.offer("s", 2, lambda: slowly)
+    exporter.offer("t", 2, value(b"sixsix"))
+    await sent.until(2)
+    await asyncio.sleep(0)
+    assert (exporter.exported.count, exporter.exported.nbytes) == (2, 10)
+    assert 0.05 <= exporter.exported.serialised_s < 1.0
+
+    async def refuse(session: str, block: int, export: bytes) -> None:
+        raise VaultFull("no room")
+
+    refused = Exporter(refuse, 2)
+    refused.offer("s", 2, value(b"x"))
+    await asyncio.sleep(0.2)
+    assert refused.exported == Exported()
+
+
+async def test_where_nothing_is_to_be_exported_no_value_is_even_taken() -> None:
+    exporter = Exporter(Sent().put, 0)
+    for block in range(9):
+        exporter.offer("s", block, lambda: pytest.fail("the value was taken"))
 
 
 async def test_without_a_vault_no_value_is_even_taken() -> None:

@@ -24,10 +24,18 @@ class BlockDenoiser:
     """Denoises blocks of any number of sessions with one transformer; what they become stands in `SessionState`."""
 
     def __init__(
-        self, transformer: LiveActTransformer, config: ModelConfig, sampling: SamplingConfig | None = None
+        self,
+        transformer: LiveActTransformer,
+        config: ModelConfig,
+        sampling: SamplingConfig | None = None,
+        heads: range | None = None,
     ) -> None:
-        """`sampling` is that of sessions opened here; a session adopted from elsewhere keeps its own."""
+        """`sampling` is that of sessions opened here; a session adopted from elsewhere keeps its own.
+
+        `heads`: those whose memory is kept here, where the transformer is one rank of several (`parallel.share`).
+        """
         self.transformer = transformer.eval()
+        self.heads = heads
         self.config = config
         self.sampling = sampling or config.sampling
 
@@ -65,6 +73,7 @@ class BlockDenoiser:
             text=text.to(device).contiguous(),
             clip=clip.to(device).contiguous(),
             reference=reference.to(device).contiguous(),
+            heads=self.heads,
         )
         self._check_fit(state)
         state.conditioning = self.transformer.condition(state.text, state.clip)
@@ -83,7 +92,10 @@ class BlockDenoiser:
 
     def adopt(self, exported: bytes) -> SessionState:
         """The session of an export, ready to go on here; raises `StateError` as `SessionState.adopt` does."""
-        state = SessionState.adopt(exported, self.config).to(self.transformer.device)
+        state = SessionState.adopt(exported, self.config)
+        if self.heads is not None:
+            state = state.part(self.heads)
+        state = state.to(self.transformer.device)
         misfit = self._misfit(state)
         if misfit:
             raise StateError("STATE_TENSOR", misfit)
@@ -139,6 +151,8 @@ class BlockDenoiser:
             raise ValueError(misfit)
 
     def _misfit(self, state: SessionState) -> str | None:
+        if state.heads != self.heads:
+            return f"the session's heads are {state.heads}; here are {self.heads}"
         misfit = state.misfit(self.config)
         if misfit is None and state.memory:
             found = next(iter(state.memory.values())).dtype
@@ -169,7 +183,7 @@ class _BlockRun:
         self.heard = transformer.audio_tokens(windows, first_block)
         guided = state.sampling.guided
         self.silence = transformer.audio_tokens(torch.zeros_like(windows), first_block) if guided else None
-        self.weights = _compression(transformer, state.sampling.memory)
+        self.weights = _compression(transformer, state.sampling.memory, state.heads)
         self.context = state.memory
         self.memory: dict[str, Tensor] = {}
 
@@ -219,9 +233,12 @@ class _BlockRun:
         )
 
 
-def _compression(transformer: LiveActTransformer, memory: str) -> list[Tensor | None]:
-    """Each layer's ConvKV weight; None where the memory is switched off."""
+def _compression(transformer: LiveActTransformer, memory: str, heads: range | None) -> list[Tensor | None]:
+    """Each layer's ConvKV weight; None where the memory is switched off. It is depthwise: `heads` need theirs alone."""
     learned = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
+    if heads is not None:
+        width = transformer.config.head_dim
+        learned = [weight[heads.start * width : heads.stop * width] for weight in learned]
     if memory == "none":
         return [None for _ in learned]
     return [torch.full_like(weight, 1 / weight.shape[-1]) if memory == "mean" else weight for weight in learned]

@@ -82,6 +82,12 @@ def count(name: str, width: int, height: int) -> FlopCount:
         )
 
 
+def block_tflop(config: ModelConfig, width: int, height: int) -> float:
+    """TFLOP of a later block of that size, all of its steps; any multiple of 16 is counted."""
+    with torch.device("meta"), torch.no_grad():
+        return _sum(dict(_transformer(config, width, height)[0])) / TERA
+
+
 def _transformer(config: ModelConfig, width: int, height: int) -> tuple[Counter[str], int]:
     """FLOP of one block by part, and of one prompt's conditioning."""
     model, sampling = config.transformer, config.sampling

@@ -52,10 +52,16 @@ def null_cache(step: int) -> str:
     return f"step{step}.null"
 
 
-def cache_shape(config: ModelConfig, width: int, height: int) -> tuple[int, int, int, int, int]:
-    """One step cache at width x height pixels: [layers, 2 (keys, values), 6 * tokens_per_frame, heads, head_dim]."""
+def cache_shape(
+    config: ModelConfig, width: int, height: int, heads: int | None = None
+) -> tuple[int, int, int, int, int]:
+    """One step cache at width x height pixels: [layers, 2 (keys, values), 6 * tokens_per_frame, heads, head_dim].
+
+    `heads`: of one rank of several; None: all.
+    """
     model = config.transformer
-    return model.num_layers, 2, CONTEXT_SLOTS * frame_tokens(config, width, height), model.num_heads, model.head_dim
+    tokens = CONTEXT_SLOTS * frame_tokens(config, width, height)
+    return model.num_layers, 2, tokens, model.num_heads if heads is None else heads, model.head_dim
 
 
 def frame_tokens(config: ModelConfig, width: int, height: int) -> int:
@@ -64,13 +70,16 @@ def frame_tokens(config: ModelConfig, width: int, height: int) -> int:
     return (height // 8 // rows) * (width // 8 // columns)
 
 
-def memory_bytes(config: ModelConfig, width: int, height: int, dtype: torch.dtype, guided: bool = False) -> int:
+def memory_bytes(
+    config: ModelConfig, width: int, height: int, dtype: torch.dtype, guided: bool = False, heads: int | None = None
+) -> int:
     """Bytes of a session's memory from block 0 on, the same for a second and an hour.
 
-    caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance.
+    caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance. `heads`: on one
+    rank of several, its share of them.
     """
     caches = len(_cache_names(config.sampling, guided))
-    return caches * math.prod(cache_shape(config, width, height)) * dtype.itemsize
+    return caches * math.prod(cache_shape(config, width, height, heads)) * dtype.itemsize
 
 
 def compress(frames: Tensor, weight: Tensor) -> Tensor:

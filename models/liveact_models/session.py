@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,8 @@ class SessionState:
     """The VAE decoder's feature cache; its names and shapes are the decoder's own."""
     voice: dict[str, Tensor] = field(default_factory=dict)
     """The sound at hand and its statistics; names and shapes are the voice buffer's own."""
+    heads: range | None = None
+    """The heads whose memory is here, on one rank of several; None: all. Only a whole session is exported."""
     conditioning: Conditioning | None = field(default=None, repr=False)
     """Derived from text and clip by the transformer, not part of the value: not exported, rebuilt when None."""
 
@@ -83,11 +86,12 @@ class SessionState:
         model = config.transformer
         words = min(max(self.text.shape[0] if self.text.dim() else 1, 1), model.text_len)
         caches = cache_names(self.sampling) if self.block else ()
+        heads = model.num_heads if self.heads is None else len(self.heads)
         return {
             "text": (words, model.text_dim),
             "clip": (model.clip_tokens, model.clip_dim),
             "reference": (model.out_dim, WINDOW_SLOTS, self.height // 8, self.width // 8),
-            **{_MEMORY + name: cache_shape(config, self.width, self.height) for name in caches},
+            **{_MEMORY + name: cache_shape(config, self.width, self.height, heads) for name in caches},
         }
 
     def _conditions(self) -> dict[str, Tensor]:
@@ -106,8 +110,36 @@ class SessionState:
             conditioning=None,
         )
 
+    def part(self, heads: range) -> SessionState:
+        """What one rank of several holds of a whole session: the memory of these heads, in storage of its own."""
+        memory = {name: tensor[..., heads.start : heads.stop, :].contiguous() for name, tensor in self.memory.items()}
+        return dataclasses.replace(self, memory=memory, heads=heads)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SessionState]) -> SessionState:
+        """The whole session out of what the ranks hold of it, in the order of their heads.
+
+        Raises `ValueError` when the parts are not one session's, at one block.
+        """
+        blocks = [part.block for part in parts]
+        stops = [0, *(part.heads.stop if part.heads else 0 for part in parts)]
+        if len(set(blocks)) != 1 or any(
+            part.heads is None or part.heads.start != stops[i] for i, part in enumerate(parts)
+        ):
+            raise ValueError(
+                f"parts of heads {[part.heads for part in parts]} before blocks {blocks}: accepted are "
+                "those that follow one another, before one block"
+            )
+        memory = {name: torch.cat([part.memory[name] for part in parts], dim=-2) for name in parts[0].memory}
+        return dataclasses.replace(parts[0], memory=memory, heads=None)
+
     def export(self) -> bytes:
-        """One safetensors blob with versioned header and checksum (see `blob`): the same bytes for the same value."""
+        """One safetensors blob with versioned header and checksum (see `blob`): the same bytes for the same value.
+
+        Raises `ValueError` for a part of a session.
+        """
+        if self.heads is not None:
+            raise ValueError(f"heads {self.heads}: exported is a whole session, see `joined`")
         header: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
         header["sampling"] = dataclasses.asdict(self.sampling)
         tensors = {

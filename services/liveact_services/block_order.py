@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from liveact_services.placement.pins import ReplicaGone, Superseded
 
@@ -18,10 +18,14 @@ class BlockOrder:
     """
 
     def __init__(self, next_block: int = 0, attempt: int = 0) -> None:
-        self.last_used = self.last_made = time.monotonic()
-        """When somebody asked for the session, and when its last block was made."""
+        self.last_used = time.monotonic()
+        """When somebody asked for the session."""
+        self.held_by: object | None = None
+        """The call that holds the session here."""
         self.next_block = next_block
         self._attempt = attempt
+        self._finishing = attempt
+        """Blocks of attempts before this one are given up even if it is their turn."""
         self._holder: object | None = None
         self._closed = False
         self._moved = asyncio.Event()
@@ -46,7 +50,6 @@ class BlockOrder:
             yield
             if self._holder is holder:
                 self.next_block += 1
-                self.last_made = time.monotonic()
         finally:
             if self._holder is holder:
                 self._holder = None
@@ -59,12 +62,30 @@ class BlockOrder:
         if attempt < self._attempt:
             raise Superseded(f"attempt {attempt} came after attempt {self._attempt} had begun")
 
-    def supersede(self, attempt: int) -> None:
-        """Begin an attempt: calls of those before are sent away, but for the one whose turn it is."""
+    def check_turn(self, attempt: int) -> None:
+        """The same for the block whose turn it is: `supersede` may let it be finished."""
+        if self._closed or attempt < self._finishing:
+            self.check(attempt)
+
+    def supersede(self, attempt: int, finish: bool = False) -> None:
+        """Begin an attempt: calls of those before are sent away, but for the one whose turn it is.
+
+        That one finds out by `check_turn`, unless it is to `finish` its block.
+        """
         self.last_used = time.monotonic()
         self.check(attempt)
         self._attempt = attempt
+        if not finish:
+            self._finishing = attempt
         self._wake()
+
+    async def closed(self, within_s: float) -> bool:
+        """Whether the session was closed; waits so long for it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not self._closed:
+                    await self._moved.wait()
+        return self._closed
 
     async def idle(self) -> None:
         """Wait until nobody has the turn."""

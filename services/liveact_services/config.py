@@ -61,11 +61,39 @@ class StageConfig(_Strict):
         return self
 
     @property
+    def coordinates(self) -> bool:
+        """Whether a replica leaves the computing to processes of its own, and needs no device itself."""
+        return False
+
+    @property
     def first_replicas(self) -> int:
         """Replicas at the start."""
         if self.autoscaling is None or "replicas" in self.model_fields_set:
             return self.replicas
         return self.autoscaling.min_replicas
+
+
+class DenoiserConfig(StageConfig):
+    """The Denoisers of one pool."""
+
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """Processes that share each replica's model, `num_cpus`, `num_gpus` and `threads` for each of them. Any number gives the
+    same video; each loads all weights and holds its heads' share of the sessions' memory. More than one need a GPU each (NCCL)
+    or none (gloo)."""
+    exchange: Literal["exact", "fp8"] = "exact"
+    """How queries, keys, values and attention outputs travel between ranks: as they are, or as e4m3 with a scale a head."""
+    rank_timeout_s: Annotated[float, Field(gt=0)] = 60
+    """A rank that gives no answer for this long has failed: the replica ends, and its sessions go on elsewhere."""
+
+    @property
+    def coordinates(self) -> bool:
+        return self.ranks > 1
+
+    @model_validator(mode="after")
+    def _a_device_a_rank(self) -> DenoiserConfig:
+        if self.coordinates and self.num_gpus not in (0, 1):
+            raise ValueError(f"num_gpus {self.num_gpus:g} with {self.ranks} ranks: accepted for each rank are 0 and 1")
+        return self
 
 
 class VaultConfig(StageConfig):
@@ -94,16 +122,26 @@ class SessionLimits(_Strict):
     """How long a session without a stream waits to be resumed."""
     max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
     park_after_s: Annotated[float, Field(gt=0)] | None = None
-    """A session that has made no block for this long may be taken off its Denoiser's device; none: no session may."""
+    """A session that has made no block for this long gives its place on the Denoiser back until its next; none: never."""
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096
-    export_blocks: Annotated[int, Field(ge=2)] = 4
-    """A session's value goes to the Vault every so many blocks: what a lost replica costs is at most this to make again."""
+    export_blocks: Annotated[int, Field(ge=0)] = 4
+    """A session's value goes to the Vault every so many blocks: what a lost replica costs is at most this to make again. 0:
+    never, and sessions are unprotected: one that loses a replica begins again while it is young, and is lost later."""
     stage_timeout_s: Annotated[float, Field(gt=0)] = 20
     """A stage that gives nothing for this long is asked whether it lives; one that does not answer for as long is given up."""
     failover_timeout_s: Annotated[float, Field(gt=0)] = 90
     """How long a session that lost a replica waits for another one."""
+
+    @field_validator("export_blocks")
+    @classmethod
+    def _not_every_block(cls, blocks: int) -> int:
+        if blocks == 1:
+            raise ValueError(
+                "an export every block would always find the last one on its way: accepted are 0, never, and 2 on"
+            )
+        return blocks
 
     @property
     def max_decoded(self) -> int:
@@ -147,16 +185,21 @@ class ServiceConfig(BaseSettings):
     data_dir: Path = Path(".liveact")
     """Where the embedded Valkey keeps its files."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20
-    """How long a replica that is going away may finish what it holds."""
+    """How long a replica that is going away serves the sessions it holds, which leave meanwhile."""
 
     hang_timeout_s: Annotated[float, Field(gt=0)] = 300
     """A replica that computes at one call for this long is taken to hang, and Serve replaces it. Sessions move before that."""
+    health_check_period_s: Annotated[float, Field(gt=0)] = 5
+    """How often Serve asks each replica how it is."""
+    health_check_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """How long a replica may take to say so. One that failed to three times in a row is replaced: a process that stands still
+    after three times this and the period together."""
 
     gateway: StageConfig = StageConfig(max_ongoing_requests=256)
     conditioner: StageConfig = StageConfig()
     audio_encoder: StageConfig = StageConfig()
     vae_encoder: StageConfig = StageConfig()
-    denoiser: StageConfig = StageConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
     vae_decoder: StageConfig = StageConfig()
     vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
@@ -164,7 +207,7 @@ class ServiceConfig(BaseSettings):
     tenants: str | None = None
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the
     environment variable that holds the YAML; none: everybody, as one tenant without quotas."""
-    pools: dict[Slug, StageConfig] = {}
+    pools: dict[Slug, DenoiserConfig] = {}
     """Denoisers set aside for tenants, by name, each a deployment of its own; `denoiser` is the pool "default"."""
 
     @field_validator("tenants")
@@ -175,7 +218,7 @@ class ServiceConfig(BaseSettings):
 
     @field_validator("pools")
     @classmethod
-    def _no_second_default(cls, pools: dict[str, StageConfig]) -> dict[str, StageConfig]:
+    def _no_second_default(cls, pools: dict[str, DenoiserConfig]) -> dict[str, DenoiserConfig]:
         if DEFAULT_POOL in pools:
             raise ValueError(f'the pool "{DEFAULT_POOL}" is `denoiser`; accepted are other names')
         return pools
@@ -196,8 +239,19 @@ class ServiceConfig(BaseSettings):
             raise ValueError(f"preset {self.preset!r} is unknown; accepted are {', '.join(PRESETS)}")
         return self
 
+    @model_validator(mode="after")
+    def _heads_for_all_ranks(self) -> ServiceConfig:
+        heads = PRESETS[self.preset].transformer.num_heads
+        for pool, stage in self.denoisers.items():
+            if stage.ranks > heads:
+                name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
+                raise ValueError(
+                    f"{name}.ranks {stage.ranks}: preset {self.preset} has {heads} attention heads; accepted are 1 to {heads}"
+                )
+        return self
+
     @property
-    def denoisers(self) -> dict[str, StageConfig]:
+    def denoisers(self) -> dict[str, DenoiserConfig]:
         """The Denoisers of every pool."""
         return {DEFAULT_POOL: self.denoiser, **self.pools}
 

@@ -120,8 +120,7 @@ REASONS: dict[str, Reason] = {
     "SESSION_NAME_INVALID": Reason(_INVALID, Kind.REQUEST, "A session's name is sessions/{id}.", "name"),
     "SESSION_EXISTS": Reason(StatusCode.ALREADY_EXISTS, Kind.PLAIN, "A session of this id was admitted before."),
     "SESSION_BUSY": Reason(_ABORTED, Kind.RETRY, "Another stream is attached to the session."),
-    "SESSION_TAKEN_OVER": Reason(_ABORTED, Kind.PLAIN, "Another stream took the session over, or the lease lapsed."),
-    "SESSION_PLACED": Reason(_ABORTED, Kind.PLAIN, "The session is on another replica by now."),
+    "SESSION_TAKEN_OVER": Reason(_ABORTED, Kind.PLAIN, "Another stream, or another server, has the session by now."),
     "SESSION_STATE_CONFLICT": Reason(_ABORTED, Kind.PLAIN, "The session is in a state that does not allow this."),
     "SESSION_ENDED": Reason(_STATE, Kind.STATE, "The session was closed or failed."),
     "SESSION_EXPIRED": Reason(_STATE, Kind.STATE, "The session's time ran out."),
@@ -146,7 +145,7 @@ REASONS: dict[str, Reason] = {
     "QUOTA_REQUESTS": Reason(_FULL, Kind.QUOTA, "The caller makes requests faster than its quota."),
     # The service.
     "CAPACITY": Reason(_FULL, Kind.RETRY, "Every replica is full."),
-    "STORE_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The session store does not answer."),
+    "STORE_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The session store does not answer, or takes no writes."),
     "SHUTTING_DOWN": Reason(_AWAY, Kind.RETRY, "This server stops."),
     "INTERNAL": Reason(StatusCode.INTERNAL, Kind.PLAIN, "Something failed on the server; its log knows the incident."),
 }  # fmt: skip

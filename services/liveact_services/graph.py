@@ -13,10 +13,11 @@ from ray.serve.schema import LoggingConfig
 from liveact_models.config import ConfigError
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
-from liveact_services.config import ServiceConfig, StageConfig, load_config
+from liveact_services.config import DenoiserConfig, ServiceConfig, StageConfig, load_config
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
-from liveact_services.placement.router import SessionRouter, VaultRouter
+from liveact_services.placement.rank_actors import rank_resources
+from liveact_services.placement.router import GatewayRouter, SessionRouter, VaultRouter
 from liveact_services.placement.serve_policy import Role, autoscaling_config
 from liveact_services.tenants.tenant import DEFAULT_POOL
 from liveact_services.vae_decoder.deployment import VaeDecoder
@@ -54,16 +55,20 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
 
     def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
         room = config.sessions.max_sessions
-        deployment = _deployment(config, Denoiser, options, Role.LEADS, room, denoiser_name(pool), router=SessionRouter)
+        deployment = _deployment(
+            config, Denoiser, options, Role.LEADS, room, denoiser_name(pool), router=SessionRouter, holds=room
+        )
         return deployment.bind(config, pool, vault)  # type: ignore[return-value]
 
     def decoder() -> DeploymentHandle:
         room = config.sessions.max_decoded
-        deployment = _deployment(config, VaeDecoder, config.vae_decoder, Role.HOLDS, room, router=SessionRouter)
+        deployment = _deployment(
+            config, VaeDecoder, config.vae_decoder, Role.HOLDS, room, router=SessionRouter, holds=room
+        )
         return deployment.bind(config, vault)  # type: ignore[return-value]
 
     opened = config.open_checkpoint()
-    return _deployment(config, Gateway, config.gateway, Role.HOLDS).bind(
+    return _deployment(config, Gateway, config.gateway, Role.FRONTS, router=GatewayRouter).bind(
         config,
         opened.config,
         Path(config.checkpoint).name,
@@ -91,9 +96,12 @@ def _deployment(
     name: str | None = None,
     *,
     router: type | None = None,
+    holds: int = 0,
 ) -> serve.Deployment:
-    """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own."""
-    extra: dict[str, Any] = {}
+    """`room`: sessions that one replica carries, where the configuration does not say. `router`: none is Serve's own. `holds`:
+    sessions that a replica is held by."""
+    # A Vault's successor is there before it goes: sessions that leave in the same redeployment put their values there.
+    extra: dict[str, Any] = {"max_surge_percent": 100} if cls is Vault else {}
     if router is not None:
         routing: dict[str, Any] = {"request_router_class": router, "request_routing_stats_period_s": ROUTING_STATS_S}
         extra["request_router_config"] = RequestRouterConfig(**routing)
@@ -102,17 +110,25 @@ def _deployment(
     else:
         carried = options.autoscaling.sessions_per_replica or room
         extra["autoscaling_config"] = autoscaling_config(options.autoscaling, carried, role, options.first_replicas)
-    actor: dict[str, Any] = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
-    if options.node_labels:
-        actor["label_selector"] = options.node_labels
     deployment: Any = serve.deployment(
         cls,
         name=name or cls.__name__,
-        max_ongoing_requests=options.max_ongoing_requests,
+        # Every session that is held has one call open for as long as it is there.
+        max_ongoing_requests=options.max_ongoing_requests + holds,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
+        health_check_period_s=config.health_check_period_s,
+        health_check_timeout_s=config.health_check_timeout_s,
         # An access line for every call would be some twenty a second and session.
         logging_config=LoggingConfig(enable_access_log=False),
-        ray_actor_options=actor,
         **extra,
+        **_resources(options),
     )
     return deployment
+
+
+def _resources(options: StageConfig) -> dict[str, Any]:
+    """What one replica takes of a node, and with ranks of its own, they; and which nodes."""
+    if isinstance(options, DenoiserConfig) and options.coordinates:
+        return rank_resources(options.ranks, options.num_cpus, options.num_gpus, options.node_labels)
+    actor: dict[str, Any] = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+    return {"ray_actor_options": actor | ({"label_selector": options.node_labels} if options.node_labels else {})}

@@ -69,7 +69,8 @@ class Replica:
         torch.set_num_threads(stage.threads)
         self.started_at = time.time()
         self.config = config
-        self.device = pick_device(config.device, stage.num_gpus)
+        # Who only coordinates has no device, whatever its ranks have.
+        self.device = pick_device("cpu" if stage.coordinates else config.device, stage.num_gpus)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.checkpoint: Checkpoint = config.open_checkpoint()
         self.model_config: ModelConfig = self.checkpoint.config

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from liveact_services.config import ServiceConfig
 from liveact_services.sessions.embedded import EmbeddedValkey
+from liveact_services.sessions.server import require_suitable
 
 SERVICERS = [
     "liveact.v1.avatar_pb2_grpc.add_AvatarServiceServicer_to_server",
@@ -37,20 +38,31 @@ class ServiceStartError(RuntimeError):
 class RunningService:
     """A started service. `stop` ends everything that `start_service` began."""
 
-    def __init__(self, address: str, redis: str, checkpoint: str, valkey: EmbeddedValkey | None) -> None:
+    def __init__(
+        self, address: str, redis: str, checkpoint: str, valkey: EmbeddedValkey | None, redis_url: str = ""
+    ) -> None:
         self.address = address
         """host:port of the gRPC endpoint."""
         self.redis = redis
         """"embedded", or the URL without its password."""
         self.checkpoint = checkpoint
-        self._valkey = valkey
+        self._valkey, self._redis_url = valkey, redis_url
 
-    def status(self) -> dict[str, str]:
+    def status(self, name: str = APPLICATION) -> dict[str, str]:
         """Each deployment's status, as Serve reports it."""
         from ray import serve
 
-        application = serve.status().applications.get(APPLICATION)
+        application = serve.status().applications.get(name)
         return {} if application is None else {n: str(d.status.value) for n, d in application.deployments.items()}
+
+    def add(self, name: str, config: ServiceConfig, progress: Progress = lambda line: None) -> None:
+        """Start another application beside the first, with deployments of its own, and return once it is SERVING.
+
+        From then on every call says in its metadata which `application` it is for. Raises as `start_service` does.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        _deploy(config, self._redis_url, self, progress, deadline, name)
+        _wait_until_serving(self.address, progress, deadline, name)
 
     def stop(self) -> None:
         """Tell the clients, let streams go, and stop what was started."""
@@ -61,7 +73,7 @@ class RunningService:
             # A Ray that has died already has nothing left to be told.
             with contextlib.suppress(Exception):
                 serve.get_app_handle(APPLICATION).go_away.remote().result(timeout_s=2)
-            _hush_ray()
+            hush_ray()
             with contextlib.suppress(Exception):
                 serve.shutdown()
             ray.shutdown()
@@ -72,8 +84,8 @@ class RunningService:
 def start_service(config: ServiceConfig, progress: Progress = lambda line: None) -> RunningService:
     """Start everything and return once the service is SERVING.
 
-    Port 0 takes a free one. Raises `ServiceStartError`, `CheckpointError` or `ConfigError` (a `DirectoryError` is one); what
-    was started is stopped again.
+    Port 0 takes a free one. Raises `ServiceStartError`, `UnsuitableRedis`, `CheckpointError` or `ConfigError` (a
+    `DirectoryError` is one); what was started is stopped again.
     """
     began = time.monotonic()
     config = config.model_copy(
@@ -81,9 +93,11 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
     )
     for port in (config.port, config.http_port):
         _require_free(config.host, port)
-    # What is wrong with the checkpoint's folder or the tenants is told now and not half a minute later.
+    # What is wrong with the checkpoint's folder, the tenants or the Redis is told now and not half a minute later.
     config.open_checkpoint()
     config.open_tenants()
+    if config.redis_url is not None:
+        require_suitable(config.redis_url)
     valkey: EmbeddedValkey | None = None
     running: RunningService | None = None
     try:
@@ -92,7 +106,7 @@ def start_service(config: ServiceConfig, progress: Progress = lambda line: None)
             valkey = EmbeddedValkey(config.data_dir / "valkey").start()
         redis_url = config.redis_url or (valkey.url if valkey else "")
         address = f"{config.host}:{config.port}"
-        running = RunningService(address, _shown(config.redis_url), config.checkpoint, valkey)
+        running = RunningService(address, _shown(config.redis_url), config.checkpoint, valkey, redis_url)
         _start_ray(config, progress)
         _deploy(config, redis_url, running, progress, began + START_TIMEOUT_S)
         _wait_until_serving(address, progress, began + START_TIMEOUT_S)
@@ -127,7 +141,12 @@ def _start_ray(config: ServiceConfig, progress: Progress) -> None:
 
 
 def _deploy(
-    config: ServiceConfig, redis_url: str, running: RunningService, progress: Progress, deadline: float
+    config: ServiceConfig,
+    redis_url: str,
+    running: RunningService,
+    progress: Progress,
+    deadline: float,
+    name: str = APPLICATION,
 ) -> None:
     from ray import serve
 
@@ -135,22 +154,22 @@ def _deploy(
 
     application = build(config, redis_url)
     progress(f"starting the deployments of {config.preset}, checkpoint {config.checkpoint}")
-    target = serve.RunTarget(target=application, name=APPLICATION, route_prefix="/")
+    target = serve.RunTarget(target=application, name=name, route_prefix="/" if name == APPLICATION else f"/{name}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     healthy: set[str] = set()
     while True:
-        state = serve.status().applications.get(APPLICATION)
+        state = serve.status().applications.get(name)
         if state is not None:
-            for name, deployment in state.deployments.items():
-                if deployment.status == "HEALTHY" and name not in healthy:
-                    healthy.add(name)
-                    progress(f"{name} is healthy ({len(healthy)}/{len(state.deployments)})")
+            for stage, deployment in state.deployments.items():
+                if deployment.status == "HEALTHY" and stage not in healthy:
+                    healthy.add(stage)
+                    progress(f"{stage} is healthy ({len(healthy)}/{len(state.deployments)})")
             if state.status == "RUNNING":
                 return
             if state.status == "DEPLOY_FAILED":
                 raise ServiceStartError(_why(state))
         if time.monotonic() > deadline:
-            waiting = sorted(set(running.status()) - healthy)
+            waiting = sorted(set(running.status(name)) - healthy)
             raise ServiceStartError(f"not up after {START_TIMEOUT_S:.0f} s; still starting: {', '.join(waiting)}")
         time.sleep(0.25)
 
@@ -164,13 +183,13 @@ def _why(state: object) -> str:
     return f"the application did not start: {state.message}"  # type: ignore[attr-defined]
 
 
-def _wait_until_serving(address: str, progress: Progress, deadline: float) -> None:
+def _wait_until_serving(address: str, progress: Progress, deadline: float, name: str = APPLICATION) -> None:
     progress("warming up: a first session through every stage")
     with grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
         while True:
             try:
-                status = health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+                status = health.Check(request, timeout=5, metadata=[("application", name)]).status
                 if status == health_pb2.HealthCheckResponse.SERVING:
                     return
             except grpc.RpcError as error:
@@ -181,8 +200,8 @@ def _wait_until_serving(address: str, progress: Progress, deadline: float) -> No
             time.sleep(0.25)
 
 
-def _hush_ray() -> None:
-    """Have Ray not print, in red, that the controller it is told to stop has stopped: its log keeps all that is said."""
+def hush_ray() -> None:
+    """Have Ray print no more, in red, that a process has died: it is meant to, and Ray's log keeps all that is said."""
     from ray._private import worker
 
     connection: Any = worker.global_worker

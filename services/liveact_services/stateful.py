@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from liveact_services.block_order import BlockOrder
+from liveact_services.fencing import Fence
 from liveact_services.placement.pins import ASK_AGAIN_S, ReplicaFull, ReplicaGone
 from liveact_services.replica import Replica, replica_id
+from liveact_services.vault.exporter import Exported, Exporter, Snapshot, put_into
 
 if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+    from liveact_services.conductor.parts import Part
     from liveact_services.config import ServiceConfig, StageConfig
+
+UNASKED_S = 90.0
+"""Three times what a Gateway lets pass before it asks for a session: one of which nobody hears has lost its Gateway."""
+LOOK_S = 5.0
+"""How often that is looked at."""
 
 
 class Stateful:
@@ -27,6 +38,14 @@ class Stateful:
     def held(self) -> int:
         """How many sessions are here."""
         raise NotImplementedError
+
+    def filled(self) -> tuple[float, float]:
+        """What its sessions take of it and what it has, in small sessions: their count and the most there may be."""
+        return float(self.held()), float(self.capacity)
+
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
+        return 0.0
 
     def require_room(self, session: str) -> None:
         """Raises `ReplicaFull` where no session more is taken; that one then counts as waiting."""
@@ -54,7 +73,8 @@ class Stateful:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """What routers hear of this replica, every few seconds."""
-        return {"held": self.held(), "capacity": self.capacity, "draining": self._draining}
+        held, capacity = self.filled()
+        return {"held": held, "capacity": capacity, "draining": self._draining}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
@@ -62,8 +82,11 @@ class Stateful:
         oldest = time.monotonic() - ASK_AGAIN_S
         while self._turned_away and self._turned_away[0][0] < oldest:
             self._turned_away.popleft()
+        taken, capacity = self.filled()
         return {
             "held": float(self.held()),
+            "used": taken / capacity,
+            "waiting": self.waiting(),
             "turned_away": float(len({session for _, session in self._turned_away})),
             "draining": float(self._draining),
             "started_at": self.started_at,
@@ -80,12 +103,19 @@ K = TypeVar("K", bound=Kept)
 
 
 class StatefulReplica(Replica, Stateful, Generic[K]):
-    """Base of Denoiser and VaeDecoder: `self._sessions` is what they hold, by session."""
+    """Base of Denoiser and VaeDecoder: `self._sessions` is what they hold, by session.
 
-    def __init__(self, config: ServiceConfig, stage: StageConfig, capacity: int) -> None:
+    `self._exporter` brings its part of their values to the Vault, `self._fence` keeps earlier owners of theirs out.
+    """
+
+    def __init__(
+        self, config: ServiceConfig, stage: StageConfig, capacity: int, part: Part, vault: DeploymentHandle | None
+    ) -> None:
         Replica.__init__(self, config, stage)
         Stateful.__init__(self, capacity)
         self._sessions: dict[str, K] = {}
+        self._exporter = Exporter(put_into(vault, part), config.sessions.export_blocks)
+        self._fence = Fence()
 
     def held(self) -> int:
         """How many sessions are here."""
@@ -98,6 +128,44 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
     async def keep(self, session: str) -> None:
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
         self._held(session)
+
+    async def hold(self, session: str) -> AsyncIterator[None]:
+        """Stay for this session: Serve does not stop a replica that has calls open.
+
+        Ends when the session is closed here, when another call holds it, and when nobody has asked for it for long: Serve does
+        not end the calls of a caller that has died. Raises `ReplicaGone` for a session not held here.
+        """
+        order = self._held(session).order
+        mine = order.held_by = object()
+        yield None
+        while order.held_by is mine and time.monotonic() - order.last_used < UNASKED_S:
+            if await order.closed(LOOK_S):
+                return
+
+    async def protect(self, session: str, attempt: int) -> None:
+        """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""
+        self._fence.enter(session, attempt)
+        held = self._held(session)
+        self._exporter.want(session)
+        if not held.order.busy:
+            self._offer(session, held, held.order.next_block, attempt)
+
+    async def exported(self) -> Exported:
+        """What was sent to the Vault from here so far."""
+        return self._exporter.exported
+
+    def _offer(self, session: str, held: K, block: int, attempt: int) -> None:
+        """The session stands before `block`, where its value may be exported."""
+        self._exporter.offer(session, block, lambda: self._snapshot(held), attempt)
+
+    def _snapshot(self, held: K) -> Snapshot:
+        """The session's part as it is at this block boundary."""
+        raise NotImplementedError
+
+    def _abandoned(self) -> list[str]:
+        """The sessions whose Gateway has died and for which no other has come."""
+        oldest = time.monotonic() - self.config.sessions.longest_rest_s
+        return [session for session, held in self._sessions.items() if held.order.last_used < oldest]
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose computing hangs, and ends one that was let go and is empty."""

@@ -1,6 +1,6 @@
 """The three attentions of a layer (model-facts, "The network, step by step").
 
-Heads stay an explicit dimension, [tokens, heads, head_dim], between the projections: a two-GPU form shards heads.
+Heads stay an explicit dimension, [tokens, heads, head_dim], between the projections: several ranks share them (`parallel`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
+class CachedAttention(nn.Module):
+    """What of the self-attention sees all tokens and keeps to its heads. It has no weights."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, rope: RopeTable
+    ) -> tuple[Tensor, KeyValue]:
+        """q, k, v of the new tokens, each [tokens, heads, head_dim] -> the output, shaped like q, and the new (k, v)."""
+        keys = k if context is None else torch.cat((context[0], k))
+        values = v if context is None else torch.cat((context[1], v))
+        queries = rotate(q, rope.tokens(len(keys) - len(q), len(keys)))
+        return attend(queries, rotate(keys, rope), values), (k, v)
+
+
 class SelfAttention(nn.Module):
     """Attention of the current frames to the context and to themselves, with the ConvKV weights of the layer."""
 
@@ -44,6 +57,7 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = nn.RMSNorm(dim, eps=config.eps)
         self.norm_k = nn.RMSNorm(dim, eps=config.eps)
+        self.cached = CachedAttention()
         self.memory_proj_k = _memory_projection(dim)
         # In the released checkpoint and never used there: values are compressed with memory_proj_k as well.
         self.memory_proj_v = _memory_projection(dim)
@@ -56,11 +70,8 @@ class SelfAttention(nn.Module):
         q = self.norm_q(self.q(x)).unflatten(-1, self.heads)
         k = self.norm_k(self.k(x)).unflatten(-1, self.heads)
         v = self.v(x).unflatten(-1, self.heads)
-        keys = k if context is None else torch.cat((context[0], k))
-        values = v if context is None else torch.cat((context[1], v))
-        queries = rotate(q, rope.tokens(len(keys) - len(q), len(keys)))
-        out = attend(queries, rotate(keys, rope), values)
-        return self.o(out.flatten(-2)), (k, v)
+        out, fresh = self.cached(q, k, v, context, rope)
+        return self.o(out.flatten(-2)), fresh
 
 
 def _memory_projection(dim: int) -> nn.Conv1d:
@@ -111,8 +122,13 @@ class AudioCrossAttention(nn.Module):
         self.kv_linear = nn.Linear(config.output_dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, audio: Tensor) -> Tensor:
-        """x [tokens, dim], audio [latent_frames, context_tokens, output_dim] -> [tokens, dim]."""
+    def forward(self, x: Tensor, audio: Tensor, silent_frames: int) -> Tensor:
+        """x [tokens, dim], audio [latent_frames, context_tokens, output_dim] -> [tokens, dim].
+
+        The output is zero for the tokens of the first `silent_frames` latent frames.
+        """
+        silent_tokens = silent_frames * (len(x) // len(audio))
         q = self.q_linear(x).unflatten(-1, self.heads).unflatten(0, (len(audio), -1))
         k, v = (part.unflatten(-1, self.heads) for part in self.kv_linear(audio).chunk(2, dim=-1))
-        return self.proj(attend(q, k, v).flatten(-2).flatten(0, 1))
+        heard = self.proj(attend(q, k, v).flatten(-2).flatten(0, 1))
+        return F.pad(heard[silent_tokens:], (0, 0, silent_tokens, 0))

@@ -38,21 +38,20 @@ class TransformerLayer(nn.Module):
         text: KeyValue,
         image: KeyValue,
         audio: Tensor | None,
-        silent_tokens: int,
+        silent_frames: int,
         context: KeyValue | None,
         rope: RopeTable,
     ) -> tuple[Tensor, KeyValue]:
         """x [tokens, dim], time [6, dim] -> x and the new keys and values of the self-attention.
 
-        `audio` None leaves the audio cross-attention out; its output is zero for the first `silent_tokens` tokens.
+        `audio` None leaves the audio cross-attention out; the first `silent_frames` latent frames do not hear.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation[0].float() + time
         out, fresh = self.self_attn(modulate(x, shift1, scale1, self.eps), context, rope)
         x = gated(x, out, gate1)
         x = x + self.cross_attn(self.norm3(x), text, image)
         if audio is not None:
-            heard = self.audio_cross_attn(self.norm_x(x), audio)
-            x = x + F.pad(heard[silent_tokens:], (0, 0, silent_tokens, 0))
+            x = x + self.audio_cross_attn(self.norm_x(x), audio, silent_frames)
         out = self.ffn(modulate(x, shift2, scale2, self.eps))
         return gated(x, out, gate2), fresh
 

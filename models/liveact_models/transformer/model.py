@@ -114,7 +114,7 @@ class LiveActTransformer(nn.Module):
                 conditioning.text[index],
                 conditioning.image[index],
                 audio,
-                frame_tokens if first_block else 0,
+                1 if first_block else 0,
                 None if context is None else (context[index][0], context[index][1]),
                 rope,
             )

@@ -12,6 +12,7 @@ import typer
 from liveact_services.cli import options, serve
 from liveact_services.cli.exits import BadInput
 from liveact_services.cli.output import Output, frame_progress, note, reserved_stdout
+from liveact_services.cli.stream import report_outage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +71,8 @@ class Measured:
         table.add_row(
             "lengths", f"{live.video_s:.2f} s video", f"{live.audio_s:.2f} s sound, from {live.voice_s:.2f} s of voice"
         )
+        if broken := live.reconnections + fast.reconnections:
+            table.add_row("connection broken", f"{broken} times", f"{live.outage_s + fast.outage_s:.2f} s in all")
         return table
 
 
@@ -131,7 +134,7 @@ async def _pass(
         with frame_progress(what) as bar:
             task = bar.add_task("", total=voice.seconds, frames=0)
             return await speak(
-                client, config, voice, pace=pace, sink=sink,
+                client, config, voice, pace=pace, sink=sink, on_resume=report_outage,
                 progress=lambda frames, seconds: bar.update(task, completed=seconds, frames=frames),
             )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -11,18 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from liveact_services.cli.options import hide_password
 
 if TYPE_CHECKING:
-    import redis
-
     from liveact_services.config import ServiceConfig
 
 GIB = 1024**3
 MIN_MEMORY_GIB = 6
 """What the whole service takes with the tiny model."""
+MIN_FREE_GIB = 1
+"""Of the disk that the embedded Valkey writes to."""
 WEIGHTS = "hf download Soul-AILab/LiveAct --local-dir checkpoints/liveact"
 
 
@@ -51,8 +52,9 @@ def diagnose(config: ServiceConfig) -> Iterator[Check]:
     yield from hardware()
     yield from torch_and_backends()
     yield from media()
-    yield sessions(config)
+    yield from sessions(config)
     yield weights(config)
+    yield from ranks(config)
     yield port("gRPC port", config.host, config.port, "--port 0")
     yield port("HTTP port", config.host, config.http_port, "--set http_port=0")
 
@@ -147,34 +149,71 @@ def encoder_problem(name: str) -> str | None:
     return None
 
 
-def sessions(config: ServiceConfig) -> Check:
-    """The configured Redis, or an embedded Valkey started and stopped."""
-    import redis
-
-    from liveact_services.sessions import EmbeddedValkey, EmbeddedValkeyError
-    from liveact_services.sessions.address import connect_blocking
-
+def sessions(config: ServiceConfig) -> Iterator[Check]:
+    """The configured Redis; or an embedded Valkey, started and stopped, and the disk and data of the service's own."""
     if config.redis_url is not None:
-        shown = hide_password(config.redis_url)
-        try:
-            with connect_blocking(config.redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
-                return Check("sessions", "Redis", Found.OK, f"{shown}: {_server(client)}")
-        except (redis.RedisError, ValueError) as error:
-            return Check("sessions", "Redis", Found.FAILED, f"{shown}: {error}", "start it, or correct redis_url")
+        yield _redis(config.redis_url)
+        return
+    from liveact_services.sessions import EmbeddedValkey, EmbeddedValkeyError
+    from liveact_services.sessions.server import RedisServer
+
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as folder, EmbeddedValkey(Path(folder)) as valkey:
             took = time.monotonic() - started
-            with redis.Redis.from_url(valkey.url) as client:
-                return Check("sessions", "Valkey", Found.OK, f"embedded: {_server(client)}, up in {took:.1f} s")
+            name = RedisServer.at(valkey.url).name
+            yield Check("sessions", "Valkey", Found.OK, f"embedded: {name}, up in {took:.1f} s")
     except EmbeddedValkeyError as error:
         fix = "name another server with redis_url"
-        return Check("sessions", "Valkey", Found.FAILED, f"embedded: {str(error).splitlines()[0]}", fix)
+        yield Check("sessions", "Valkey", Found.FAILED, f"embedded: {str(error).splitlines()[0]}", fix)
+    yield disk(config.data_dir)
+    yield from _data(config.data_dir / "valkey")
 
 
-def _server(client: redis.Redis) -> str:
-    info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
-    return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+def _redis(url: str) -> Check:
+    import redis
+
+    from liveact_services.sessions.server import RedisServer, UnsuitableRedis
+
+    shown = hide_password(url)
+    try:
+        server = RedisServer.at(url)
+        server.require_suitable()
+    except UnsuitableRedis as error:
+        return Check("sessions", "Redis", Found.FAILED, f"{shown}: {error}", "name another server with redis_url")
+    except (redis.RedisError, ValueError) as error:
+        return Check("sessions", "Redis", Found.FAILED, f"{shown}: {error}", "start it, or correct redis_url")
+    if server.trouble:
+        fix = "until then running sessions go on, and no new ones begin"
+        return Check("sessions", "Redis", Found.FAILED, f"{shown}: {server.name}: {server.trouble}", fix)
+    if server.danger:
+        return Check("sessions", "Redis", Found.WARNING, f"{shown}: {server.name}: {server.danger}", "set noeviction")
+    return Check("sessions", "Redis", Found.OK, f"{shown}: {server.name}")
+
+
+def disk(data_dir: Path) -> Check:
+    """Room for the embedded Valkey's append-only file."""
+    from liveact_services.sessions.embedded import MIN_FREE_BYTES
+
+    there = next(folder for folder in (data_dir.resolve(), *data_dir.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    detail = f"{free / GIB:.2f} GiB free for {data_dir}"
+    if free < MIN_FREE_BYTES:
+        fix = "free some: until then running sessions go on, and no new ones begin"
+        return Check("sessions", "disk", Found.FAILED, f"the disk of {data_dir} is full: {free} bytes are free", fix)
+    if free < MIN_FREE_GIB * GIB:
+        return Check(
+            "sessions", "disk", Found.WARNING, detail, f"free up to {MIN_FREE_GIB} GiB, or choose another data_dir"
+        )
+    return Check("sessions", "disk", Found.OK, detail)
+
+
+def _data(folder: Path) -> Iterator[Check]:
+    from liveact_services.sessions.embedded import damaged_data
+
+    if kept := damaged_data(folder):
+        detail = f"found damaged {len(kept)} times and kept aside, last in {kept[-1]}"
+        yield Check("sessions", "data", Found.WARNING, detail, "check the disk; then they can be deleted")
 
 
 def weights(config: ServiceConfig) -> Check:
@@ -189,6 +228,27 @@ def weights(config: ServiceConfig) -> Check:
         fix = f"for the released weights: {WEIGHTS}, then --preset soulx-liveact-18b --checkpoint checkpoints/liveact"
         return Check("model", "checkpoint", Found.WARNING, checkpoint.describe(), fix)
     return Check("model", "checkpoint", Found.OK, checkpoint.describe())
+
+
+def ranks(config: ServiceConfig) -> Iterator[Check]:
+    """Of every pool whose Denoisers have several ranks: who holds which heads, and whether there is a GPU for each."""
+    import torch
+
+    from liveact_models.config import preset
+    from liveact_models.parallel import heads_of
+
+    heads = preset(config.preset).transformer.num_heads
+    for pool, stage in config.denoisers.items():
+        if not stage.coordinates:
+            continue
+        parts = " + ".join(str(len(part)) for part in heads_of(heads, stage.ranks))
+        way = "NCCL, a GPU each" if stage.num_gpus else "gloo, no GPU"
+        detail = f"{pool}: {stage.ranks} a Denoiser ({way}), which share {heads} heads as {parts}"
+        if stage.num_gpus and torch.cuda.device_count() < stage.ranks:
+            detail += f"; torch finds {torch.cuda.device_count()} GPUs, and all ranks of a replica are on one node"
+            yield Check("model", "ranks", Found.FAILED, detail, f"a node of {stage.ranks} GPUs, or fewer ranks")
+        else:
+            yield Check("model", "ranks", Found.OK, detail)
 
 
 def port(name: str, host: str, number: int, option: str) -> Check:

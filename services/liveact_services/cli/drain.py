@@ -1,4 +1,4 @@
-"""`liveact drain`: have replicas take no new sessions, and say what they hold."""
+"""`liveact drain`: have sessions leave replicas that take no new ones, and say what they hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def drain(
 ) -> None:
     """List the Denoisers and VaeDecoders of the running service, or drain some of them.
 
-    A draining replica goes on with its sessions until they end. Exits with 1 when --wait is over and some are left.
+    The sessions of a draining replica move to others at their next block boundary, as soon as one has room; until then it goes on
+    with them. Exits with 1 when --wait is over and some are left.
     """
     if replicas and every:
         raise BadInput("REPLICA and --all: accepted is one of them")

@@ -50,6 +50,7 @@ _BAD_INPUT = (
     ("liveact_models.portrait", "PortraitError"),
     ("liveact_models.voice.errors", "VoiceError"),
     ("liveact_services.client.decoder", "MediaError"),
+    ("liveact_services.sessions.server", "UnsuitableRedis"),
 )
 _UNAVAILABLE = (
     ("liveact_models.training", "MissingExtra"),

@@ -20,6 +20,7 @@ from liveact_services.cli.output import note, print_json, reserved_stdout
 
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
+    from liveact_services.service import RunningService
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class OwnService:
     checkpoint: str
     config: ServiceConfig
     startup_s: float
+    running: RunningService
 
 
 def serve(
@@ -97,7 +99,7 @@ def own_service(
         try:
             startup_s = time.monotonic() - started
             note(f"ready on {service.address} after {startup_s:.1f} s")
-            yield OwnService(service.address, service.checkpoint, chosen, startup_s)
+            yield OwnService(service.address, service.checkpoint, chosen, startup_s, service)
         finally:
             note("stopping")
             service.stop()

@@ -19,7 +19,7 @@ from liveact_services.conductor.stages import Codec, Idle, Pacing
 
 if TYPE_CHECKING:
     from liveact.v1 import avatar_pb2 as pb2
-    from liveact_services.client import StreamReport, Voice
+    from liveact_services.client import Outage, StreamReport, Voice
     from liveact_services.client.recorder import FramePipe, Mp4Recorder
     from liveact_services.client.voice import Pace
 
@@ -107,7 +107,7 @@ async def _stream(
         with frame_progress("streaming") as bar:
             task = bar.add_task("", total=total, frames=0)
             return await speak(
-                client, config, source, pace=pace, sink=sink, on_event=report_event,
+                client, config, source, pace=pace, sink=sink, on_event=report_event, on_resume=report_outage,
                 progress=lambda frames, seconds: bar.update(task, completed=seconds, frames=frames),
             )  # fmt: skip
 
@@ -151,3 +151,8 @@ def report_event(event: pb2.Event) -> None:
     ):  # fmt: skip
         kind = pb2.EventType.Name(event.type).removeprefix("EVENT_TYPE_").lower()
         note(f"{kind} at {event.pts_us / 1e6:.2f} s {event.reason} {event.message}".rstrip())
+
+
+def report_outage(outage: Outage) -> None:
+    """A connection that broke and was mended, on stderr."""
+    note(f"the connection broke ({outage.cause}); resumed after {outage.seconds:.2f} s, attempt {outage.attempts}")

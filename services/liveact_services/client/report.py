@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from liveact.v1 import avatar_pb2 as pb2
+from liveact_services.client.resuming import Outage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,6 +50,9 @@ class StreamReport:
     """Picture and sound received, on their own clocks."""
     voice_s: float
     """Voice sent."""
+    reconnections: int = 0
+    outage_s: float = 0.0
+    """Times the connection broke and the session went on, and how long it was away together."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values, times rounded to 0.1 ms."""
@@ -76,6 +80,8 @@ class StreamReport:
             f"viewer's stalls ({self.playout_delay_s:.2f} s buffer)", f"{self.stalls}, {self.stall_s:.3f} s in all"
         )
         table.add_row("video / sound / voice", f"{self.video_s:.2f} s / {self.audio_s:.2f} s / {self.voice_s:.2f} s")
+        if self.reconnections:
+            table.add_row("connection broken", f"{self.reconnections} times, {self.outage_s:.3f} s in all")
         return table
 
 
@@ -117,8 +123,8 @@ class StreamMeter:
     def frames(self) -> int:
         return sum(self._counts)
 
-    def report(self, session: pb2.Session) -> StreamReport:
-        """The stream so far."""
+    def report(self, session: pb2.Session, outages: Sequence[Outage] = ()) -> StreamReport:
+        """The stream so far, and the outages it had."""
         arrivals, counts = self._arrivals, self._counts
         frames = sum(counts)
         delay = session.playout_delay.ToTimedelta().total_seconds()
@@ -147,6 +153,8 @@ class StreamMeter:
             video_s=video_s,
             audio_s=self.sound_bytes / 2 / session.audio_format.sample_rate_hz,
             voice_s=self.voice_s,
+            reconnections=len(outages),
+            outage_s=sum(outage.seconds for outage in outages),
         )
 
 

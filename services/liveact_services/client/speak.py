@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from liveact.v1 import avatar_pb2 as pb2
+from liveact_services.client.client import AvatarClient
 from liveact_services.client.report import StreamMeter, StreamReport
-from liveact_services.client.stream import AvatarClient, AvatarStream
+from liveact_services.client.resuming import Outage, ResumePolicy
+from liveact_services.client.session import AvatarSession
 from liveact_services.client.voice import SAMPLE_BYTES, Pace, Voice, audio_format
 
 UTTERANCE = "speech"
@@ -39,11 +41,14 @@ async def speak(
     sink: Sink | None = None,
     progress: Callable[[int, float], None] | None = None,
     on_event: Callable[[pb2.Event], None] | None = None,
+    resume: ResumePolicy | None = None,
+    on_resume: Callable[[Outage], None] | None = None,
 ) -> StreamReport:
     """Open a session, send the voice as one utterance, close, and take in everything until the server ends the stream.
 
     `config` is completed with the voice's audio format. `progress` hears of frames and seconds of video received.
-    Raises `ClientError` when the stream fails, and whatever the voice and the sink raise.
+    `resume` says for how long a broken connection is tried to be mended, and `on_resume` is told when it was. Raises
+    `ClientError` when the session fails, and whatever the voice and the sink raise.
     """
     asked = pb2.SessionConfig()
     asked.CopyFrom(config)
@@ -51,7 +56,7 @@ async def speak(
     meter = StreamMeter(UTTERANCE)
     advanced = asyncio.Event()
 
-    async def send(stream: AvatarStream) -> None:
+    async def send(stream: AvatarSession) -> None:
         await stream.ready()
         meter.ready_at = time.perf_counter()
         async for piece in voice.pieces(pace):
@@ -63,7 +68,7 @@ async def speak(
         await stream.end_utterance(UTTERANCE)
         await stream.close()
 
-    async def receive(stream: AvatarStream) -> None:
+    async def receive(stream: AvatarSession) -> None:
         async for message in stream:
             match message:
                 case pb2.VideoChunk():
@@ -81,7 +86,10 @@ async def speak(
                     on_event(message)
 
     try:
-        async with client.stream(asked) as stream, asyncio.TaskGroup() as tasks:
+        async with (
+            client.stream(asked, resume=resume or True, on_resume=on_resume) as stream,
+            asyncio.TaskGroup() as tasks,
+        ):
             if sink is not None:
                 await asyncio.to_thread(sink.open, stream.session)
             sending = tasks.create_task(send(stream))
@@ -92,4 +100,4 @@ async def speak(
     except BaseExceptionGroup as group:
         # Sender and receiver fail together when the stream breaks; either tells the whole story.
         raise group.exceptions[0] from None
-    return meter.report(stream.session)
+    return meter.report(stream.session, stream.outages)

@@ -28,6 +28,9 @@ class PlayClock:
         self.origin: float | None = None
         self.stalls = 0
         self.stalled_s = 0.0
+        self._first: int = 0
+        self._start: float | None = None
+        """The first block there is for this clock, and the media time at which that goes on; None: where the block starts."""
         self._block_s = 0.0
         self._tail_s = 0.0
         """From a block's latents to its first frame, as it has been taking."""
@@ -42,8 +45,8 @@ class PlayClock:
         return None if self.origin is None else self.origin + block_frames(block).start / self.fps
 
     def earliest(self, block: int) -> float:
-        """Not before this moment; -inf for block 0, inf before anything was delivered."""
-        if block == 0:
+        """Not before this moment; -inf for the first block, inf for others before anything was delivered."""
+        if block == self._first:
             return float("-inf")
         shown = self.shown_at(block - 1)
         return float("inf") if shown is None else min(shown, self.latest(block))
@@ -52,6 +55,10 @@ class PlayClock:
         """Started after this moment the block would probably be late; -inf before anything was delivered."""
         shown = self.shown_at(block)
         return float("-inf") if shown is None else shown - 1.25 * self._block_s - MARGIN_S
+
+    def go_on(self, frame: int, block: int) -> None:
+        """Begin anew with this frame, of that block: it is shown as frame 0 would be, `playout_delay` after it was delivered."""
+        self.origin, self._first, self._start = None, block, frame / self.fps
 
     def due_s(self, block: int) -> float:
         """Seconds from now until the block's latents are wanted, for it to be shown in time."""
@@ -72,7 +79,8 @@ class PlayClock:
         moment = self.now()
         due = self.shown_at(block)
         if self.origin is None or due is None:
-            self.origin = moment + self.playout_delay - block_frames(block).start / self.fps
+            start = block_frames(block).start / self.fps if self._start is None else self._start
+            self.origin = moment + self.playout_delay - start
         elif moment > due:
             self.stalls += 1
             self.stalled_s += moment - due

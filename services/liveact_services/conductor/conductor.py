@@ -15,27 +15,31 @@ import numpy as np
 from liveact_models.timeline import BLOCK_FRAMES, block_frames, block_of_frame
 from liveact_services.conductor.clock import PlayClock
 from liveact_services.conductor.idle_loop import ClipBlock, IdleLoop, moved
-from liveact_services.conductor.outputs import Event, Happening, Output, Video
+from liveact_services.conductor.journal import Journal
+from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
 from liveact_services.conductor.parts import Moved
-from liveact_services.conductor.speech import PlannedSound, Speech
+from liveact_services.conductor.points import Page, Position, State
+from liveact_services.conductor.speech import Speech
 from liveact_services.conductor.stages import BlockPlan, Idle, Pacing, SessionSpec, Stages, VideoPart
 from liveact_services.errors import fail
 
 IN_FLIGHT = 2
 """Blocks unfinished at a time: one is decoded while the next is denoised."""
+CATCH_UP_S = 5.0
+"""How long a session that goes on elsewhere waits for its client to send again what had been received there."""
 
 
 @dataclass
-class _Started:
+class Started:
     """A block on its way through the stages."""
 
-    block: int
-    planned: PlannedSound
-    events: tuple[Event, ...]
+    page: Page
     parts: AsyncIterator[VideoPart]
     at: float
-    made: bool = True
-    """False for one that is only shown again."""
+    given: int = 0
+    """Frames of it that the client has from elsewhere."""
+    again: bool = False
+    """Whether another process planned it."""
 
 
 class Conductor:
@@ -54,14 +58,18 @@ class Conductor:
         credit_frames: int,
         max_waiting_s: float = float("inf"),
         now: Callable[[], float] = time.monotonic,
+        journal: Journal | None = None,
     ) -> None:
+        """`journal`: where plans go before anything of them is emitted; without one they are lost with this process."""
         self.spec = spec
         self.speech = Speech(spec.rate, spec.fps, max_waiting_s)
         self.clock = PlayClock(spec.fps, now)
         self.delivered_frames = 0
         self.acked_frames = 0
         self.planned_blocks = 0
-        self._stages, self._emit, self._credit = stages, emit, credit_frames
+        self.requests = self.pieces = 0
+        """How many requests that act on the performance were taken in, and how many of them were voice."""
+        self._stages, self._emit, self._credit, self._journal = stages, emit, credit_frames, journal
         self._loop = IdleLoop() if spec.idle is Idle.LOOP and spec.pacing is Pacing.REALTIME else None
         self._made_blocks = 0
         """Blocks sent through the stages; fewer than planned where idle ones were shown again."""
@@ -70,8 +78,13 @@ class Conductor:
         self._prompts: list[tuple[float, str]] = []
         self._finishing = False
         self._paused = False
+        self._begun = State.begun(self.speech.state(0))
+        """What an earlier owner left; requests that are in it already come again."""
+        self._catch_up_by: float | None = None
+        self._resumed_at = 0
+        """The frame from which the client went on here: it has those before, shown or not."""
         self._changed = asyncio.Event()
-        self._started: asyncio.Queue[_Started | Event | None] = asyncio.Queue()
+        self._started: asyncio.Queue[Started | Event | None] = asyncio.Queue()
         """Blocks on their way, and events that are to be told after them; None is the end."""
 
     # ---- what the client wants ---------------------------------------------------------------------------------------------
@@ -80,22 +93,40 @@ class Conductor:
         """Voice, float32 [n] at the session's rate. Raises `ServiceError` after `finish`, and as `Speech.hear` does."""
         if self._finishing:
             raise fail("SESSION_ENDED", "voice came after close")
-        self.speech.hear(utterance, samples)
-        self._changed.set()
+        left = self._begun.position
+        placed = left.samples if self.requests == left.request else 0
+        self.speech.hear(utterance, samples, self.requests, self.pieces, placed)
+        self.pieces += 1
+        self._took_in()
 
     def end_utterance(self, utterance: str) -> None:
         """No more voice in the utterance."""
-        self._tell(self.speech.end(utterance))
+        self._tell(self.speech.end(utterance, self.requests))
+        self._took_in()
 
     def interrupt(self) -> None:
         """Stop speaking with the first block that is not on its way yet."""
         self._emit(self.speech.interrupt(self.planned_blocks, self.acked_frames))
-        self._changed.set()
+        self._took_in()
 
     def update(self, prompt: str, from_s: float) -> None:
         """Another prompt for the blocks that start at or after this media time."""
-        self._prompts.append((from_s, prompt))
-        self._prompts.sort(key=lambda item: item[0])
+        # What was received where the session was before has acted, or waits to, though voice before it comes again.
+        if self.requests >= self._begun.received:
+            self._prompts.append((from_s, prompt))
+            self._prompts.sort(key=lambda item: item[0])
+        self._took_in()
+
+    def _took_in(self) -> None:
+        self.requests += 1
+        if self._catch_up_by is not None and self.requests >= self._begun.received:
+            self._caught_up()
+        self._changed.set()
+
+    def _caught_up(self) -> None:
+        self._catch_up_by = None
+        if self._begun.finishing:
+            self.finish()
 
     def ack(self, frames: int) -> None:
         """The client has shown this many frames. Raises `ServiceError` beyond what was sent, or backwards."""
@@ -105,6 +136,8 @@ class Conductor:
             raise fail("ACK_BACKWARDS", f"frame {frames} acknowledged after frame {self.acked_frames}")
         self.acked_frames = frames
         self.speech.forget(frames)
+        if self._journal is not None:
+            self._journal.acked(frames)
         self._changed.set()
 
     def finish(self) -> None:
@@ -126,7 +159,47 @@ class Conductor:
     @property
     def out_of_credit(self) -> bool:
         """Whether nothing can go on before the client acknowledges more."""
-        return block_frames(self.planned_blocks).stop - self.acked_frames > self._credit
+        return block_frames(self.planned_blocks).stop - max(self.acked_frames, self._resumed_at) > self._credit
+
+    # ---- going on elsewhere ------------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """All that planning further depends on, but for voice that waits: that is asked for again."""
+        left = self._begun.position
+        here = left if self.requests == left.request else Position(self.requests, self.pieces)
+        position = self.speech.position or here
+        return State(
+            position, max(self.requests, self._begun.received), self.planned_blocks, self._made_blocks,
+            tuple(self._numbers), tuple(self._prompts), self._finishing or self._begun.finishing, self.acked_frames,
+            0 if self._loop is None else self._loop.quiet_blocks, self.speech.state(position.request),
+        )  # fmt: skip
+
+    def restore(self, state: State, again: list[Started], frame: int) -> None:
+        """Be what another Conductor was, before `run`: it had planned the blocks in `again`, of which the client wants those
+        from `frame` on.
+
+        No more is planned before what it had taken in has come again, or `CATCH_UP_S` have passed.
+        """
+        self._begun, self._resumed_at = state, frame
+        self.requests, self.pieces = state.position.request, state.position.piece
+        self.planned_blocks, self._made_blocks = state.planned, state.made
+        self._numbers.extend(state.numbers)
+        self._prompts = list(state.prompts)
+        self.acked_frames, self.delivered_frames = min(state.acked, frame), frame
+        self.speech.restore(state.speech)
+        if self._loop is not None:
+            self._loop.begin_again(state.quiet)
+        self.clock.go_on(frame, block_of_frame(frame))
+        for one in again:
+            self._started.put_nowait(one)
+        self._catch_up_by = self.clock.now() + CATCH_UP_S
+        if self.requests >= state.received:
+            self._caught_up()
+
+    @property
+    def behind(self) -> bool:
+        """Whether blocks that were planned have not been delivered to their end."""
+        return self.delivered_frames < (block_frames(self.planned_blocks - 1).stop if self.planned_blocks else 0)
 
     # ---- making blocks -----------------------------------------------------------------------------------------------------
 
@@ -152,24 +225,32 @@ class Conductor:
             if not await self._time_for(block):
                 self._started.put_nowait(None)
                 return
-            planned = self.speech.plan(block)
-            self.planned_blocks += 1
-            self._started.put_nowait(self._start(block, planned))
+            self._started.put_nowait(self._start(block))
 
-    def _start(self, block: int, planned: PlannedSound) -> _Started:
+    def _start(self, block: int) -> Started:
+        planned = self.speech.plan(block)
+        self.planned_blocks += 1
         prompt = self._prompt_for(block)
         applied = () if prompt is None else (self._applied(block, prompt),)
-        events, now = planned.events + applied, self.clock.now()
-        idle = self._idle(block, planned, prompt)
+        now, made = self.clock.now(), self._made_blocks
+        idle = self._idle(block, planned.utterances, prompt)
+        plan = None
         if isinstance(idle, AsyncIterator):
-            return _Started(block, planned, events, idle, now, made=False)
-        made, self._made_blocks = self._made_blocks, self._made_blocks + 1
-        due_s = None if self.spec.pacing is Pacing.FASTEST else self.clock.due_s(block)
-        parts = self._stages.submit(BlockPlan(made, planned.voice, prompt, due_s, backward=idle is not None))
-        self._numbers.append((made, block))
-        if made != block:
-            parts = moved(parts, made, block)
-        return _Started(block, planned, events, parts if idle is None else idle.keeping(parts), now)
+            parts: AsyncIterator[VideoPart] = idle
+        else:
+            due_s = None if self.spec.pacing is Pacing.FASTEST else self.clock.due_s(block)
+            plan = BlockPlan(made, planned.voice, prompt, due_s, backward=idle is not None)
+            self._made_blocks += 1
+            self._numbers.append((made, block))
+            parts = self._stages.submit(plan)
+            parts = parts if made == block else moved(parts, made, block)
+            parts = parts if idle is None else idle.keeping(parts)
+        events = planned.events + applied
+        page = Page(block, made, plan, planned.sound, events, planned.utterances, self.state())
+        if self._journal is not None and plan is not None:
+            # Written while the block is made.
+            self._journal.note(page)
+        return Started(page, parts, now)
 
     def as_shown(self, move: Moved) -> Moved:
         """The same, counted in what is shown: the stages do not know of blocks that are shown again."""
@@ -183,7 +264,7 @@ class Conductor:
         return next((shown - number for number, shown in reversed(self._numbers) if number <= made), 0)
 
     def _idle(
-        self, block: int, planned: PlannedSound, prompt: str | None
+        self, block: int, utterances: tuple[str, ...], prompt: str | None
     ) -> ClipBlock | AsyncIterator[VideoPart] | None:
         """What LOOP does with the block: keeps it, shows others in its place, or, as every other policy, nothing."""
         if self._loop is None:
@@ -191,7 +272,7 @@ class Conductor:
         if prompt is not None:
             self._loop.forget()
         # Voice right behind the block is heard in it already.
-        if any(planned.utterances) or self.speech.covers(block + 1):
+        if any(utterances) or self.speech.covers(block + 1):
             self._loop.spoken()
             return None
         return self._loop.quiet(block)
@@ -201,27 +282,48 @@ class Conductor:
             if isinstance(one, Event):
                 self._emit(one)
                 continue
-            sent = 0
-            async for part in one.parts:
-                if sent == 0:
-                    for event in one.events:
-                        self._emit(event)
-                    self._emit(one.planned.sound)
-                    if one.made:
-                        self.clock.delivered(one.block, one.at, part.times.decode_s + part.times.encode_s)
-                    else:
-                        self.clock.sent(one.block)
-                    self._changed.set()
-                spoken = one.planned.utterances[sent : sent + len(part.frames)]
-                sent += len(part.frames)
+            page, given = one.page, one.given
+            async for part in await self._shown_again(one) if page.plan is None else one.parts:
+                if given == one.given:
+                    await self._begin(one, part)
+                spoken = page.utterances[given : given + len(part.frames)]
+                given += len(part.frames)
                 self.delivered_frames += len(part.frames)
                 self._emit(Video(part, spoken))
-            room.release()
+            if not one.again:
+                room.release()
+
+    async def _begin(self, one: Started, part: VideoPart) -> None:
+        """A block's first frames are there: emit what comes before them."""
+        page, sure = one.page, one.page.state.position
+        if self._journal is not None:
+            await self._journal.written(page.block)
+            sure = self._journal.position
+        # Of a block that the client has begun with it has the events too.
+        for event in page.events if one.given == 0 else ():
+            self._emit(event)
+        self._emit(Sound(page.block, page.sound.at_s, page.sound.samples, sure.request))
+        if page.plan is None or one.again:
+            self.clock.sent(page.block)
+        else:
+            self.clock.delivered(page.block, one.at, part.times.decode_s + part.times.encode_s)
+        self._changed.set()
+
+    async def _shown_again(self, one: Started) -> AsyncIterator[VideoPart]:
+        """The parts of a block that is only shown again, once its page is complete: it has the frames in it."""
+        if self._journal is None or one.again:
+            return one.parts
+        parts = [part async for part in one.parts]
+        frames = tuple(frame for part in parts for frame in part.frames)
+        self._journal.note(dataclasses.replace(one.page, frames=frames))
+        return _each(parts)
 
     async def _time_for(self, block: int) -> bool:
         """Wait until the block is to be started; False when there is to be no more."""
         while True:
             self._changed.clear()
+            if self._catch_up_by is not None and self.clock.now() >= self._catch_up_by:
+                self._caught_up()
             if self._finishing and not self.speech.speaking and not self.speech.covers(block):
                 return False
             wait = self._wait_for(block)
@@ -236,6 +338,8 @@ class Conductor:
         """Seconds until the block may be started as things stand; inf: something has to change first."""
         if self._paused or self.out_of_credit:
             return float("inf")
+        if self._catch_up_by is not None:
+            return max(self._catch_up_by - self.clock.now(), 1e-3)
         speech = self.speech
         known = self._finishing or speech.complete(block) or (speech.covers(block) and not speech.speaking)
         if self.spec.pacing is Pacing.FASTEST:
@@ -260,3 +364,8 @@ class Conductor:
     def _applied(self, block: int, prompt: str) -> Event:
         at = block_frames(block).start / self.spec.fps
         return Event(Happening.PROMPT_APPLIED, at, block=block, message=prompt)
+
+
+async def _each(parts: list[VideoPart]) -> AsyncIterator[VideoPart]:
+    for part in parts:
+        yield part

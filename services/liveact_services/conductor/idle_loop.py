@@ -52,6 +52,16 @@ class IdleLoop:
         self._played = 0
         """Blocks played since they began."""
 
+    @property
+    def quiet_blocks(self) -> int:
+        """Quiet blocks in a row, so far."""
+        return self._quiet
+
+    def begin_again(self, quiet: int) -> None:
+        """Go on after so many quiet blocks, without a clip: another is made."""
+        self._clip.clear()
+        self._quiet, self._played = quiet, 0
+
     def spoken(self) -> None:
         """A block of voice, or one with another prompt: half a clip is none."""
         self._quiet = self._played = 0

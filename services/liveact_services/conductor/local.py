@@ -75,8 +75,9 @@ class LocalStages:
     def listen(self, listener: Callable[[Moved], None]) -> None:
         """Nothing moves here."""
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
         """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""
+        assert portrait is not None, "a session of one process begins there"
         models = self._models
         text, clip, reference = await asyncio.gather(
             models.condition.run(models.text, spec.prompt),
@@ -108,6 +109,9 @@ class LocalStages:
         # On the thread that denoises, hence after whatever still runs there.
         if self._spec is not None:
             await self._models.denoise.run(self._models.rank.close, self._spec.session)
+
+    def let_go(self) -> None:
+        """Nobody else has it."""
 
     async def _denoise(self, plan: BlockPlan) -> Denoised:
         models, spec = self._models, self._spec

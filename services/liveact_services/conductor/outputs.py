@@ -49,6 +49,8 @@ class Sound:
     block: int
     at_s: float
     samples: np.ndarray
+    next_request: int = 0
+    """The client may forget its requests before this one: none of them is asked for again."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ on when a replica does not; it knows neither Ray nor gRPC, and in tests the call
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from liveact_services.placement.pins import ASK_AGAIN_S
 if TYPE_CHECKING:
     import numpy as np
 
-    from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
+    from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, VideoPart
 
 
 class Part(StrEnum):
@@ -49,11 +50,12 @@ class Moved:
 
     parts: tuple[Part, ...]
     block: int
-    """The block that was being shown to the client when it was lost."""
+    """The block that was being shown to the client when it was lost or left."""
     frame: int
-    """The first frame that was made after the loss."""
+    """The first frame that is made after it."""
     stall_s: float
-    """Seconds from noticing the loss to that frame, or, while no block was under way, to being ready for one."""
+    """Seconds from noticing the loss to that frame, or, while no block was under way, to being ready for one. Of a session
+    that left: from the end of its last block there to being ready for that frame; what was made is shown meanwhile."""
 
 
 Latents = Any
@@ -64,8 +66,9 @@ class Graph(Protocol):
     """Those who serve, for any number of sessions.
 
     `attempt` counts a session's recoveries: a part that has been told of one sends away calls of those before, however late
-    they come. Replicas are asked with the session's spec: whose replicas they are depends on its pool. Every call may raise
-    `PartLost`.
+    they come. Those of a session's owners are apart (`archive.first_attempt`): `open`, `adopt` and `settle` raise
+    SESSION_TAKEN_OVER (`ServiceError`) where a later owner has come, and `close` and `forget` then do nothing. Replicas are
+    asked with the session's spec: whose replicas they are depends on its pool. Every call may raise `PartLost`.
     """
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
@@ -96,11 +99,29 @@ class Graph(Protocol):
     async def exports(self, part: Part, session: str) -> list[int]:
         """The blocks before which exports of the part are held, the newest first."""
 
+    def leaving(self, part: Part, replica: str) -> bool:
+        """Whether the replica is about to go, so that what it holds should go before. Costs nothing to ask."""
+
+    def turn(self, replica: str) -> AbstractAsyncContextManager[object]:
+        """Have a few sessions at a time leave a replica, so that each waits for a few others at most."""
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        """Begin an attempt, finish the block that is being made and put the part's value into the Vault.
+
+        Calls of earlier attempts for later blocks are sent away. The replica goes on holding the part until it is closed.
+        """
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        """Have the replica stay for the session, until it is closed there. Raises `PartLost` as soon as it goes."""
+
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding a session that has no blocks to make."""
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        """Have the replica export the session soon: what the Vault had of it is lost."""
+
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         """Have the replica forget the session; one that has gone has forgotten it already."""
 
-    async def forget(self, session: str) -> None:
-        """Have the session's exports forgotten."""
+    async def forget(self, session: str, attempt: int) -> None:
+        """Have the session's exports forgotten, and its journal."""

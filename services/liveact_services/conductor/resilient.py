@@ -8,49 +8,48 @@ once, with the bytes it would have had.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from liveact_models.timeline import block_frames, block_of_frame
 from liveact_services.conductor.parts import ExportRefused, Graph, Latents, Moved, NoPlace, Part, PartLost
+from liveact_services.conductor.patience import Patience
 from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
 from liveact_services.errors import fail
+from liveact_services.independent import independent
 from liveact_services.placement.pins import ASK_AGAIN_S
 
 RETRY_S, MAX_RETRY_S = 0.25, 2.0
 """Between two attempts; doubled each time that all is in place and still no frame comes."""
+PRUNE_BLOCKS = 4
+"""How often it is looked at what of a session may be forgotten that is never exported."""
 MAX_KEPT_BLOCKS = 64
 """Plans kept for a session of which no export comes: going on from further back would take too long to be of use."""
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a session waits, in seconds, and for what."""
-
-    stage_s: float
-    """For the next part of a block, and for a replica's word that it lives."""
-    place_s: float
-    """For a lost part to be placed anew, from the loss to the next frame."""
 
 
 class ResilientStages:
     """One session's `Stages` over a `Graph`. Blocks are taken in order, one at a time."""
 
     def __init__(
-        self, graph: Graph, patience: Patience, export_blocks: int, now: Callable[[], float] = time.monotonic
+        self,
+        graph: Graph,
+        patience: Patience,
+        export_blocks: int,
+        now: Callable[[], float] = time.monotonic,
+        attempt: int = 0,
+        make_sure: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`attempt`: the first of this owner's. `make_sure`: raises when the session is another owner's by now."""
+        self._make_sure = make_sure
+        self._in_time, self._timely = patience.in_time, patience.timely
         self._graph, self._patience, self._export_blocks, self._now = graph, patience, export_blocks, now
         self._spec: SessionSpec | None = None
         self._portrait: np.ndarray | None = None
@@ -58,7 +57,7 @@ class ResilientStages:
         """The replica of each part."""
         self._avoid: dict[Part, str] = dict.fromkeys(Part, "")
         """The replica that lost each part last: it may still be listed, or hang."""
-        self._attempt = 0
+        self._attempt = attempt
         self._plans: dict[int, BlockPlan] = {}
         """Of every block from which the session may have to go on, one after the other."""
         self._planned_at: dict[int, float] = {}
@@ -88,8 +87,9 @@ class ResilientStages:
         """Have this called whenever the session has moved."""
         self._listener = listener
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
         """Condition the session and place it. Raises `ServiceError`: CAPACITY, or SESSION_LOST when stages keep dying."""
+        assert portrait is not None, "a session that goes on begins as `SucceedingStages`"
         self._spec, self._portrait = spec, portrait
         began = self._now()
         while True:
@@ -110,10 +110,14 @@ class ResilientStages:
         """Send the block through all its stages now; its parts arrive as they are decoded."""
         self._plans[plan.block] = plan
         self._planned_at[plan.block] = self._now()
-        # A recovery under way sends what is planned when it is done.
-        if not self._recovering.locked():
+        if self._may_send:
             self._send(plan.block)
         return self._deliver(plan.block)
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether blocks can be sent now: a recovery under way sends what is planned when it is done."""
+        return not self._recovering.locked()
 
     async def keep(self) -> None:
         """Have the session's replicas go on holding it, and place anew what they have lost. Raises SESSION_LOST."""
@@ -137,7 +141,18 @@ class ResilientStages:
         if self._spec is not None:
             await asyncio.gather(*(self._close(part, replica) for part, replica in self._held.items()))
             with suppress(PartLost):
-                await self._graph.forget(self._session)
+                await self._graph.forget(self._session, self._attempt)
+
+    def let_go(self) -> None:
+        """The session is another owner's: leave everything to that one."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def protect(self) -> None:
+        """Have both parts exported soon."""
+        for part, replica in self._held.items():
+            self._spawn(self._quietly(self._graph.protect(part, replica, self._agreed, self._attempt)))
 
     # ---- blocks ------------------------------------------------------------------------------------------------------------
 
@@ -161,16 +176,20 @@ class ResilientStages:
     async def _deliver(self, block: int) -> AsyncIterator[VideoPart]:
         """The block's parts, each frame once, whatever is lost meanwhile."""
         while self._next_frame < block_frames(block).stop:
-            async with self._recovering:
-                attempt = self._attempt
+            attempt = await self._ready(block)
             try:
                 async for part in self._parts(block, attempt):
                     yield part
             except PartLost as loss:
                 await self._recover(attempt, loss)
         self._calls.pop(block, None)
-        if (block + 1) % self._export_blocks == 0:
+        if (block + 1) % (self._export_blocks or PRUNE_BLOCKS) == 0:
             self._spawn(self._prune())
+
+    async def _ready(self, block: int) -> int:
+        """Wait until the block is on its way; gives the attempt."""
+        async with self._recovering:
+            return self._attempt
 
     async def _parts(self, block: int, attempt: int) -> AsyncIterator[VideoPart]:
         """What comes of the block at one attempt, from the first frame not given out on. Raises `PartLost`."""
@@ -283,6 +302,8 @@ class ResilientStages:
 
     async def _go_back(self, part: Part, block: int, *, alive: bool) -> int:
         """Have the part stand before this block or an earlier one; gives which."""
+        if self._make_sure is not None:
+            await self._make_sure()
         spec, replica = self._agreed, self._held.get(part) if alive else None
         for at in await self._in_time(self._graph.exports(part, self._session)):
             if at > block or (at not in self._plans and at != self._newest + 1):
@@ -324,14 +345,14 @@ class ResilientStages:
         return max(self._plans, default=-1)
 
     async def _prune(self) -> None:
-        """Forget the plans that come before the older of each part's two exports."""
+        """Forget the plans that come before the oldest of each part's exports."""
         try:
             held = [await self._in_time(self._graph.exports(part, self._session)) for part in Part]
         except PartLost:
             held = [[]]
         if self._recovering.locked():
             return
-        safe = min((blocks[1] if len(blocks) > 1 else 0) for blocks in held)
+        safe = min((blocks[-1] if len(blocks) > 1 else 0) for blocks in held)
         base = max(safe, self._newest + 1 - MAX_KEPT_BLOCKS)
         for kept in (self._plans, self._planned_at, self._latents):
             for block in [b for b in kept if b < base]:
@@ -340,26 +361,13 @@ class ResilientStages:
             self._portrait = None
 
     async def _close(self, part: Part, replica: str) -> None:
+        await self._quietly(self._graph.close(part, replica, self._agreed, self._attempt))
+
+    async def _quietly(self, call: Awaitable[None]) -> None:
         with suppress(PartLost):
-            await self._in_time(self._graph.close(part, replica, self._agreed))
+            await self._in_time(call)
 
     # ---- time --------------------------------------------------------------------------------------------------------------
-
-    async def _in_time(self, waiting: Awaitable[T]) -> T:
-        """What is awaited, or `PartLost` when it takes too long."""
-        try:
-            async with asyncio.timeout(self._patience.stage_s):
-                return await waiting
-        except TimeoutError:
-            raise PartLost(f"nothing came for {self._patience.stage_s:g} s") from None
-
-    async def _timely(self, parts: AsyncIterator[VideoPart]) -> AsyncIterator[VideoPart]:
-        while True:
-            try:
-                part = await self._in_time(anext(parts))
-            except StopAsyncIteration:
-                return
-            yield part
 
     def _check_patience(self, since: float, loss: PartLost) -> None:
         if self._now() - since > self._patience.place_s:
@@ -367,8 +375,7 @@ class ResilientStages:
             raise fail("SESSION_LOST", text, retry_after_s=ASK_AGAIN_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        # Of a context of its own: it belongs to the session and not to whatever call it began in.
-        task = asyncio.create_task(work, context=contextvars.Context())
+        task = independent(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

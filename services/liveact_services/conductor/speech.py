@@ -16,6 +16,7 @@ import numpy as np
 from liveact_models.timeline import block_frames, block_sound_frames
 from liveact_models.voice import BlockVoice, VoiceBuffer
 from liveact_services.conductor.outputs import Event, Happening, Sound
+from liveact_services.conductor.points import Position, SpeechState
 from liveact_services.errors import fail
 
 CUSHION_S = 0.1
@@ -23,11 +24,23 @@ CUSHION_S = 0.1
 
 
 @dataclass
+class Piece:
+    """Voice as it came, and what of it waits."""
+
+    samples: np.ndarray
+    request: int
+    """Number of the request it came with, and among the pieces of voice its own."""
+    number: int
+    placed: int = 0
+    """Samples of it that wait no more."""
+
+
+@dataclass
 class Utterance:
     """One utterance's voice that has not been placed yet."""
 
     name: str
-    pieces: deque[np.ndarray] = field(default_factory=deque)
+    pieces: deque[Piece] = field(default_factory=deque)
     waiting: int = 0
     """Samples in `pieces`."""
     ended: bool = False
@@ -39,12 +52,12 @@ class Utterance:
         """Up to `count` samples from the front."""
         taken: list[np.ndarray] = []
         while count > 0 and self.pieces:
-            piece = self.pieces.popleft()
-            if len(piece) > count:
-                self.pieces.appendleft(piece[count:])
-                piece = piece[:count]
-            taken.append(piece)
-            count -= len(piece)
+            piece = self.pieces[0]
+            taken.append(piece.samples[piece.placed : piece.placed + count])
+            piece.placed += len(taken[-1])
+            count -= len(taken[-1])
+            if piece.placed == len(piece.samples):
+                self.pieces.popleft()
         joined = np.concatenate(taken) if taken else np.zeros(0, np.float32)
         self.waiting -= len(joined)
         return joined
@@ -79,21 +92,28 @@ class Speech:
         self.rate, self.fps = rate, fps
         self._buffer = VoiceBuffer(rate, fps)
         self._queue: deque[Utterance] = deque()
-        self._names: set[str] = set()
-        """Every utterance there was."""
+        self._names: dict[str, int] = {}
+        """Every utterance there was, with the request it came with."""
         self._dropped: set[str] = set()
         """Those an interrupt cut off before they had ended: voice of theirs may still be under way, and is dropped."""
+        self._ended_late: list[tuple[int, str]] = []
+        """Of those, the ones that have ended since, with the request that said so."""
         self._spans: deque[Span] = deque()
         self._max_waiting = max_waiting_s * rate
         self._idle = True
 
     # ---- what the client sends ---------------------------------------------------------------------------------------------
 
-    def hear(self, name: str, samples: np.ndarray) -> None:
-        """Voice of an utterance, float32 [n]. Raises `ServiceError` when utterances interleave or too much waits."""
-        if name in self._dropped or not len(samples):
+    def hear(self, name: str, samples: np.ndarray, request: int = 0, number: int = 0, placed: int = 0) -> None:
+        """Voice of an utterance, float32 [n]. Raises `ServiceError` when utterances interleave or too much waits.
+
+        It came as piece `number` with that request: what `position` counts. Of one that comes again `placed` samples were placed
+        before.
+        """
+        new = len(samples) - placed
+        if name in self._dropped or new <= 0:
             return
-        if self.waiting + len(samples) > self._max_waiting:
+        if self.waiting + new > self._max_waiting:
             raise fail(
                 "VOICE_BACKLOG_FULL", f"more than {self._max_waiting / self.rate:.0f} s of voice wait to be spoken"
             )
@@ -105,11 +125,11 @@ class Speech:
                 raise fail("UTTERANCE_INTERLEAVED", f"utterance {name!r} starts while {current.name!r} has not ended")
             current = Utterance(name)
             self._queue.append(current)
-            self._names.add(name)
-        current.pieces.append(samples)
-        current.waiting += len(samples)
+            self._names[name] = request
+        current.pieces.append(Piece(samples, request, number, placed))
+        current.waiting += new
 
-    def end(self, name: str) -> Event | None:
+    def end(self, name: str, request: int = 0) -> Event | None:
         """No more voice in this utterance.
 
         Gives SPEECH_ENDED when all its voice is placed already, so that no block need be made to say so, and a NOTICE for an
@@ -117,9 +137,10 @@ class Speech:
         """
         if name in self._dropped:
             self._dropped.discard(name)
+            self._ended_late.append((request, name))
             return None
         if name not in self._names:
-            self._names.add(name)
+            self._names[name] = request
             return Event(Happening.NOTICE, self._now, name, reason="UTTERANCE_EMPTY",
                          message=f"utterance {name!r} ended without a sample of voice")  # fmt: skip
         if not self._queue or self._queue[-1].name != name or self._queue[-1].ended:
@@ -152,6 +173,7 @@ class Speech:
                 kept.append(dataclasses.replace(span, stop=min(span.stop, cut)))
         self._spans = kept
         self._dropped.update(u.name for u in self._queue if not u.ended)
+        self._ended_late.clear()
         self._queue.clear()
         if self._buffer.written > cut:
             self._buffer.truncate(block_frames(next_block).start)
@@ -207,6 +229,34 @@ class Speech:
         if self._queue and self._queue[0].ended and self._queue[0].waiting == 0:
             events.append(self._ended(self._queue.popleft()))
         return self._cut(block, events)
+
+    # ---- going on elsewhere ------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position | None:
+        """The first piece of voice that is not wholly placed; None when none waits."""
+        piece = next((piece for utterance in self._queue for piece in utterance.pieces), None)
+        return None if piece is None else Position(piece.request, piece.number, piece.placed)
+
+    def state(self, request: int) -> SpeechState:
+        """All this has become of the requests before that one, at `position`, and of what is placed of that one."""
+        head = self._queue[0] if self._queue and self._queue[0].placed else None
+        names = [name for name, came in self._names.items() if came < request or (head and name == head.name)]
+        self._ended_late = [late for late in self._ended_late if late[0] >= request]
+        spans = tuple((span.utterance, span.start, span.stop, span.before) for span in self._spans)
+        dropped = sorted(self._dropped.union(name for _, name in self._ended_late))
+        return SpeechState(
+            self._buffer.snapshot(), spans, tuple(names), tuple(dropped), self._idle,
+            None if head is None else head.name, head is not None and head.flowing,
+        )  # fmt: skip
+
+    def restore(self, state: SpeechState) -> None:
+        """Go on from there; what waited comes again. Raises `ValueError` for a buffer that does not fit."""
+        self._buffer = VoiceBuffer.restore(state.buffer)
+        self._names, self._dropped = dict.fromkeys(state.names, -1), set(state.dropped)
+        self._spans, self._idle = deque(Span(*span) for span in state.spans), state.idle
+        if state.head is not None:
+            self._queue.append(Utterance(state.head, flowing=state.flowing, placed=True))
 
     # ---- placing -----------------------------------------------------------------------------------------------------------
 

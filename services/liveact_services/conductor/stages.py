@@ -135,6 +135,18 @@ class VideoPart:
     """With a block's last part, where the plan asks: all of the block's frames from last to first, encoded by themselves."""
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """Where a part of a session stands that is to leave its replica."""
+
+    block: int
+    """The block that comes next."""
+    saved: bool
+    """Whether its value is in the Vault."""
+    finishing_s: float = 0.0
+    """Seconds until the block that was being made was finished, which are no stall."""
+
+
 class Stages(Protocol):
     """The graph as one stream sees it."""
 
@@ -145,8 +157,8 @@ class Stages(Protocol):
     def listen(self, listener: Callable[[Moved], None]) -> None:
         """Have this called whenever the session has moved to other replicas."""
 
-    async def open(self, spec: SessionSpec, portrait: np.ndarray) -> None:
-        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]."""
+    async def open(self, spec: SessionSpec, portrait: np.ndarray | None) -> None:
+        """Condition the session and place it. `portrait`: float32 [3, H, W] in [-1, 1]; none for one that goes on."""
 
     def submit(self, plan: BlockPlan) -> AsyncIterator[VideoPart]:
         """Start the block now; its parts arrive in order. Blocks are submitted in order, two at most unfinished."""
@@ -156,3 +168,6 @@ class Stages(Protocol):
 
     async def close(self) -> None:
         """Forget the session everywhere."""
+
+    def let_go(self) -> None:
+        """Forget the session here: it is another owner's."""

@@ -4,31 +4,32 @@ A session takes a *utilisation*: the device time of its blocks, as measured, tim
 whose utilisations stay below a bound well under 1 shows every block in time. FASTEST sessions are background: they take what is
 left, so they count as nothing here; memory they take like others.
 
-A client that is refused is told when enough of the sessions held will probably have ended. Who is told so stands in a line: the
-next one refused is told when there is room behind the line, and a newcomer is taken only where everybody in the line can still be
-taken when told. Who does not come within `GRACE_S` is forgotten. A retry carries no name: whoever of the same tenant asks for the
-same kind of session about then is taken for the one expected.
+A client that is refused is told a time, which is a promise: the time by which, as surely as `SURELY` says, enough of the sessions
+held will have ended. Who was told stands in a line, and the next one refused is told when there is room behind the line. Until
+then places that get free are anybody's, as long as everybody in the line still finds one as surely when told; a newcomer that
+would take the last such chance is refused. Who does not come within `GRACE_S` is forgotten. A retry carries no name: whoever asks
+about then for the very same session is taken for the one expected, or else whoever of the same tenant asks for the same kind.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
-from statistics import median
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.stages import Pacing, SessionSpec
+from liveact_services.denoiser import futures
 from liveact_services.denoiser.costs import BlockCosts
-from liveact_services.denoiser.lengths import Lengths
+from liveact_services.denoiser.futures import FUTURES, Awaited, Going
+from liveact_services.denoiser.lengths import Lengths, Outlook
+from liveact_services.denoiser.room import Demand, Room
 
-DRAWS = 33
-"""Possible futures that a retry time is the median of."""
-UNKNOWN_RETRY_S = 5.0
-"""Told while so few sessions have ended that nothing is known."""
+SURELY = 0.98
+"""Share of the possible futures in which a time told is to be right."""
 SHORTEST_RETRY_S = 0.1
 PATIENCE_S = 60.0
 """Who was told to come back later than this is not counted on."""
@@ -38,64 +39,22 @@ PROMISED = 0.03
 """Utilisation by which whoever is expected may pass the bound: blocks may take a little longer now than when it was told."""
 EARLY_S = 0.1
 """By how much somebody may come back early."""
+FRESH = 0.1
+"""Share of a time told for which the answer is not worked out anew."""
+LATELY = 16
+"""Sessions admitted last, which say how small sessions may be."""
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What one session takes."""
-
-    utilisation: float
-    memory: float
-    """Bytes."""
-
-
-@dataclass
-class Room:
-    """What is left of a replica."""
-
-    sessions: int
-    utilisation: float
-    memory: float
-    """Bytes; inf where memory is not what limits."""
-    due: int = 0
-    """Sessions held that take a utilisation."""
-
-    def take(self, demand: Demand) -> None:
-        """A session comes."""
-        self._change(demand, -1)
-
-    def give(self, demand: Demand) -> None:
-        """A session goes."""
-        self._change(demand, 1)
-
-    def lacks(self, demand: Demand, slack: float = 1e-9) -> str:
-        """What the replica is full of, in words; "" where the session fits. `slack`: utilisation beyond the bound."""
-        if self.sessions < 1:
-            return "as many sessions as it may hold"
-        # A device too slow for even one session in time still serves one.
-        if demand.utilisation > self.utilisation + slack and demand.utilisation > 0 and self.due > 0:
-            return "as much as its device can show in time"
-        if demand.memory > self.memory:
-            return "as much as its device's memory holds"
-        return ""
-
-    def _change(self, demand: Demand, sign: int) -> None:
-        self.sessions += sign
-        self.utilisation += sign * demand.utilisation
-        self.memory += sign * demand.memory
-        self.due -= sign * (demand.utilisation > 0)
-
-
-Going = tuple[list[float], Demand]
-"""A session: the seconds that it may go on for, one as likely as the other, and what it takes."""
-
-
-@dataclass(frozen=True)
 class Refusal:
-    """Why a session was not taken, and in how many seconds it probably would be."""
+    """Why a session was not taken. When it may come back is worked out when it is first asked for, which is to be at once."""
 
-    why: str
-    retry_after_s: float
+    def __init__(self, why: str, wait: Callable[[], float | None] = lambda: None) -> None:
+        self.why, self._wait = why, wait
+
+    @cached_property
+    def retry_after_s(self) -> float | None:
+        """In how many seconds the session surely would be taken; None while nobody can know."""
+        return self._wait()
 
 
 @dataclass(frozen=True)
@@ -111,13 +70,16 @@ class _Expected:
     spec: SessionSpec
     at: float
 
-    def is_now(self, now: float) -> bool:
-        return self.at - EARLY_S <= now <= self.at + GRACE_S
-
-    def may_be(self, spec: SessionSpec) -> bool:
-        ours, theirs = self.spec, spec
+    def likeness(self, spec: SessionSpec, now: float) -> int:
+        """2: it comes now as told, the same but for its name; 1: one of its kind comes in its time; 0: neither."""
+        if not self.at - EARLY_S <= now <= self.at + GRACE_S:
+            return 0
+        ours, theirs = self.spec, replace(spec, session=self.spec.session)
+        if ours == theirs:
+            return 2
         kind = (ours.tenant, ours.width, ours.height, ours.fps, ours.pacing)
-        return kind == (theirs.tenant, theirs.width, theirs.height, theirs.fps, theirs.pacing)
+        alike = kind == (theirs.tenant, theirs.width, theirs.height, theirs.fps, theirs.pacing)
+        return int(alike and now >= self.at)
 
 
 class Admission:
@@ -137,6 +99,15 @@ class Admission:
         self._lengths = Lengths()
         self._held: dict[str, _Admitted] = {}
         self._line: list[_Expected] = []
+        self._told: deque[tuple[float, SessionSpec]] = deque()
+        """Clients that were told to come later than they are counted on, and until when they count as waiting."""
+        self._memory = math.inf
+        """Bytes there were for sessions when it was last asked."""
+        self._answers: dict[tuple[Demand, float, int], tuple[float, float]] = {}
+        """What was asked since something changed, and when and what was answered."""
+        self._sum, self._due, self._summed_at = Demand(0.0, 0.0), 0, -1
+        """What those held take together, how many of them take time, and after how many measured blocks that was."""
+        self._lately: deque[SessionSpec] = deque(maxlen=LATELY)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -144,11 +115,36 @@ class Admission:
     @property
     def utilisation(self) -> float:
         """Of the sessions held, by what blocks take now."""
-        return sum(self._demand(admitted.spec).utilisation for admitted in self._held.values())
+        return self._taken().utilisation
+
+    @property
+    def sessions(self) -> Collection[str]:
+        """Those that are held."""
+        return self._held.keys()
+
+    @property
+    def filled(self) -> tuple[float, float]:
+        """What the sessions held take and what there is, in sessions of the smallest kind that came lately.
+
+        Of time, memory and number what is taken most of counts. The two are equal where nothing is left.
+        """
+        small = min((self._share(self._demand(spec)) for spec in self._lately), default=1 / self.max_sessions)
+        return self._share(self._taken(), len(self._held)) / small, 1 / small
+
+    @property
+    def waiting(self) -> float:
+        """What the clients that were told to come back would take, in full replicas."""
+        now = self._now()
+        while self._told and self._told[0][0] <= now:
+            self._told.popleft()
+        waiting = [spec for _, spec in self._told]
+        waiting += [expected.spec for expected in self._line if expected.at + GRACE_S >= now]
+        return sum(self._share(self._demand(spec)) for spec in waiting)
 
     def refusal(self, spec: SessionSpec, memory: float = float("inf")) -> Refusal | None:
         """Why the session cannot be taken now; None when it can. `memory`: bytes that all sessions together may take."""
         self._line = [expected for expected in self._line if expected.at + GRACE_S >= self._now()]
+        self._memory = memory
         wanted = self._demand(spec)
         room, ahead = self._room(memory), self._line
         if (mine := self._expected(spec)) is not None:
@@ -156,14 +152,18 @@ class Admission:
             # It keeps its place in the line.
             ahead = ahead[: ahead.index(mine)]
         else:
-            lacks = room.lacks(wanted) or self._kept(wanted, memory)
-        return Refusal(lacks, self._retry_after_s(wanted, memory, ahead)) if lacks else None
+            lacks = room.lacks(wanted)
+            if not lacks and not self._kept(wanted, spec, memory):
+                lacks = "as much as it can hold beside those who were told to come back"
+        return Refusal(lacks, lambda: self._retry_after_s(wanted, memory, ahead)) if lacks else None
 
-    def admit(self, spec: SessionSpec) -> None:
-        """The session is held from now on; if it was expected, it has come."""
+    def admit(self, spec: SessionSpec, age_s: float = 0.0) -> None:
+        """The session is held from now on; if it was expected, it has come. `age_s`: how long it had gone on elsewhere."""
         if (mine := self._expected(spec)) is not None:
             self._line.remove(mine)
-        self._held[spec.session] = _Admitted(spec, self._now())
+        self._changed()
+        self._held[spec.session] = _Admitted(spec, self._now() - age_s)
+        self._lately.append(spec)
 
     def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """The session was refused, and told to come back here in so many seconds."""
@@ -171,53 +171,64 @@ class Admission:
             # It came as told and there was no room yet: it is expected anew.
             self._line.remove(mine)
         if retry_after_s <= PATIENCE_S:
+            self._answers.clear()
             self._line.append(_Expected(spec, self._now() + retry_after_s))
             self._line.sort(key=lambda expected: expected.at)
+        else:
+            self._told.append((self._now() + PATIENCE_S, spec))
 
     def release(self, session: str, ended: bool = True) -> None:
-        """The session is held no more; `ended`: not because it was parked. An unknown one is no error."""
+        """The session is held no more; `ended`: not because it goes on elsewhere. An unknown one is no error."""
+        self._changed()
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:
             self._lengths.record(admitted.spec.tenant, self._now() - admitted.since)
 
-    def _kept(self, wanted: Demand, memory: float) -> str:
-        """What somebody in the line would lack when told to come, were the wanted taken now; "" when nobody would.
-
-        Whom not even an empty place would help is owed nothing.
-        """
+    def _kept(self, wanted: Demand, spec: SessionSpec, memory: float) -> bool:
+        """Whether everybody in the line is as sure of a place as promised, or as without the wanted, were it taken now."""
         if not self._line or not self._lengths.known:
-            return ""
-        now = self._now()
-        ends = sorted(
-            (now + median(remaining), number, demand) for number, (remaining, demand) in enumerate(self._going())
-        )
-        without, beside = self._room(memory), self._room(memory)
-        beside.take(wanted)
-        for expected in self._line:
-            while ends and ends[0][0] <= expected.at:
-                gone = ends.pop(0)[2]
-                without.give(gone)
-                beside.give(gone)
-            demand = self._demand(expected.spec)
-            if without.lacks(demand, PROMISED):
-                continue
-            if lacks := beside.lacks(demand):
-                return lacks
-            without.take(demand)
-            beside.take(demand)
-        return ""
+            return True
+        room = self._room(memory)
+        room.take(wanted)
+        if _all_fit(room, [self._demand(expected.spec) for expected in self._line]):
+            return True
+        room, outlook = self._room(memory), self._outlook()
+        held, line = self._going(outlook), self._awaited(self._line, outlook)
+        newcomer = Awaited(0.0, outlook.remaining(spec.tenant, 0.0), wanted)
+        beside = futures.kept(room, held, line, PROMISED, newcomer)
+        if min(beside) >= _ENOUGH:
+            return True
+        without = futures.kept(room, held, line, PROMISED)
+        return all(ours >= min(_ENOUGH, theirs) for ours, theirs in zip(beside, without, strict=True))
 
-    def _going(self) -> list[Going]:
+    def _outlook(self) -> Outlook:
+        now = self._now()
+        return self._lengths.outlook([(one.spec.tenant, now - one.since) for one in self._held.values()])
+
+    def _going(self, outlook: Outlook) -> list[Going]:
         now = self._now()
         return [
-            (self._lengths.remaining(admitted.spec.tenant, now - admitted.since), self._demand(admitted.spec))
+            Going(outlook.remaining(admitted.spec.tenant, now - admitted.since), self._demand(admitted.spec))
             for admitted in self._held.values()
         ]
 
-    def _expected(self, spec: SessionSpec) -> _Expected | None:
-        """Whom of the line a session that comes now is taken for."""
+    def _awaited(self, line: list[_Expected], outlook: Outlook) -> list[Awaited]:
         now = self._now()
-        return next((e for e in self._line if e.is_now(now) and e.may_be(spec)), None)
+        return [
+            Awaited(max(0.0, one.at - now), outlook.remaining(one.spec.tenant, 0.0), self._demand(one.spec))
+            for one in line
+        ]
+
+    def _expected(self, spec: SessionSpec) -> _Expected | None:
+        """Whom of the line a session that comes now is taken for: the likest, of these the first."""
+        now = self._now()
+        best = max(self._line, key=lambda expected: expected.likeness(spec, now), default=None)
+        return best if best is not None and best.likeness(spec, now) else None
+
+    def _share(self, demand: Demand, sessions: int = 1) -> float:
+        """Of the replica, by what there is least of."""
+        memory = demand.memory / self._memory if self._memory > 0 else 0.0
+        return max(demand.utilisation / self.max_utilisation, memory, sessions / self.max_sessions)
 
     def _demand(self, spec: SessionSpec) -> Demand:
         block_s = self._costs.block_s(spec.width, spec.height)
@@ -226,42 +237,56 @@ class Admission:
         return Demand(block_s / block_seconds(1, spec.fps), self._memory_of(spec))
 
     def _room(self, memory: float) -> Room:
-        room = Room(self.max_sessions, self.max_utilisation, memory)
-        for admitted in self._held.values():
-            room.take(self._demand(admitted.spec))
-        return room
+        taken = self._taken()
+        return Room(
+            self.max_sessions - len(self._held), self.max_utilisation - taken.utilisation, memory - taken.memory, self._due
+        )  # fmt: skip
 
-    # ---- when there will be room -------------------------------------------------------------------------------------------
+    def _taken(self) -> Demand:
+        """What the sessions held take together, by what blocks take now."""
+        if self._summed_at != self._costs.measured:
+            demands = [self._demand(admitted.spec) for admitted in self._held.values()]
+            self._sum = Demand(sum(d.utilisation for d in demands), sum(d.memory for d in demands))
+            self._due = sum(d.utilisation > 0 for d in demands)
+            self._summed_at = self._costs.measured
+        return self._sum
 
-    def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float:
-        """Seconds until there is room, behind those of the line that are ahead: the median of what may happen."""
-        lengths = self._lengths
-        if not lengths.known:
-            return UNKNOWN_RETRY_S
-        held = self._going()
-        line = [(lengths.remaining(one.spec.tenant, 0.0), self._demand(one.spec)) for one in ahead]
-        # The same question gives the same answer.
-        random = Random(0)
-        waits = sorted(_one_future(self._room(memory), held, line, wanted, random) for _ in range(DRAWS))
-        # Rounded up: who comes a moment before a session ends has come in vain.
-        return max(SHORTEST_RETRY_S, math.ceil(waits[DRAWS // 2] / SHORTEST_RETRY_S) * SHORTEST_RETRY_S)
+    def _changed(self) -> None:
+        """What was worked out before holds no more."""
+        self._answers.clear()
+        self._summed_at = -1
 
+    def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
+        """Seconds by which there surely is room, behind those of the line that are ahead; None while nobody can know."""
+        if not self._lengths.known:
+            return None
+        now, asked = self._now(), (wanted, memory, len(ahead))
+        if (known := self._answers.get(asked)) is not None and now - known[0] <= FRESH * known[1]:
+            return max(SHORTEST_RETRY_S, known[1] - (now - known[0]))
+        wait = self._wait(wanted, memory, ahead)
+        if wait is not None:
+            self._answers[asked] = now, wait
+        return wait
 
-def _one_future(room: Room, held: list[Going], line: list[Going], wanted: Demand, random: Random) -> float:
-    """Seconds until the wanted fits, in one possible future: sessions end, those of the line take their places in its order."""
-    ends = [(random.choice(remaining), number, demand) for number, (remaining, demand) in enumerate(held)]
-    heapq.heapify(ends)
-    at = 0.0
-    for place, (remaining, demand) in enumerate([*line, ([], wanted)]):
-        while lacks := room.lacks(demand):
-            if not ends:
-                break
-            at, _, gone = heapq.heappop(ends)
-            room.give(gone)
-        if not remaining:
+    def _wait(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
+        outlook = self._outlook()
+        waits = futures.waits(self._room(memory), self._going(outlook), self._awaited(ahead, outlook), wanted, PROMISED)
+        wait = waits[_ENOUGH - 1]
+        if wait == float("inf"):
             # What does not even fit alone may do so when the device's memory is used by others no more.
-            return UNKNOWN_RETRY_S if lacks else at
-        if not lacks:
-            room.take(demand)
-            heapq.heappush(ends, (at + random.choice(remaining), len(held) + place, demand))
-    raise AssertionError("the last in the line is the one asked about")
+            return None
+        # Rounded up: who comes a moment before a session ends has come in vain.
+        return max(SHORTEST_RETRY_S, math.ceil(wait / SHORTEST_RETRY_S) * SHORTEST_RETRY_S)
+
+
+_ENOUGH = math.ceil(FUTURES * SURELY)
+"""Futures in which a promise is to be kept."""
+
+
+def _all_fit(room: Room, line: list[Demand]) -> bool:
+    """Whether there is a place for everybody in the line at once."""
+    for demand in line:
+        if not room.fits(demand):
+            return False
+        room.take(demand)
+    return True

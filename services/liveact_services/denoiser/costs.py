@@ -19,10 +19,16 @@ class BlockCosts:
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
         """By pixels of a frame."""
+        self._typical: dict[int, float] = {}
+        """What was made of them, until the next is measured."""
+        self.measured = 0
+        """Blocks: what was worked out from the costs holds as long as this stays."""
 
     def record(self, width: int, height: int, block_s: float) -> None:
         """A block of this size took so long on the device."""
         self._seconds.setdefault(width * height, deque(maxlen=WINDOW)).append(block_s)
+        self._typical.pop(width * height, None)
+        self.measured += 1
 
     def block_s(self, width: int, height: int) -> float | None:
         """What a block of this size takes; None while no block of any size was measured.
@@ -33,9 +39,15 @@ class BlockCosts:
         pixels = width * height
         if not self._seconds:
             return None
-        near = min(self._seconds, key=lambda seen: max(seen / pixels, pixels / seen))
+        near = (
+            pixels
+            if pixels in self._seconds
+            else min(self._seconds, key=lambda seen: max(seen / pixels, pixels / seen))
+        )
         ratio = pixels / near
-        return _typical(self._seconds[near]) * (ratio**2 if ratio > 1 else ratio)
+        if near not in self._typical:
+            self._typical[near] = _typical(self._seconds[near])
+        return self._typical[near] * (ratio**2 if ratio > 1 else ratio)
 
 
 def _typical(seconds: deque[float]) -> float:

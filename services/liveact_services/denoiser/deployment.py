@@ -12,14 +12,15 @@ import numpy as np
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
-from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.conductor.stages import Boundary, Denoised, Features, SessionSpec
 from liveact_services.denoiser.admission import Admission
-from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
+from liveact_services.denoiser.rank import Conditions, RankGroup
+from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.tenants.tenant import DEFAULT_POOL
-from liveact_services.vault.exporter import Exporter, put_into
+from liveact_services.vault.exporter import Snapshot
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -33,21 +34,21 @@ class _Held:
 
     spec: SessionSpec
     order: BlockOrder = field(default_factory=BlockOrder)
+    left: bool = False
+    """Whether it was handed over, and nothing was made of it here since."""
 
 
 class Denoiser(StatefulReplica[_Held]):
     """Coordinator of one rank group. Its own admission check is the last word on how many sessions it holds."""
 
     def __init__(self, config: ServiceConfig, pool: str = DEFAULT_POOL, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.denoisers[pool], config.sessions.max_sessions)
-        sampling = config.sampling(self.model_config)
-        self._ranks: RankGroup = LocalRank(self.checkpoint, sampling, self.device, self.dtype)
-        self._turns = Turns(self._ranks, self.compute)
         limits = config.sessions
+        super().__init__(config, config.denoisers[pool], limits.max_sessions, Part.DENOISER, vault)
+        self._ranks: RankGroup = start_ranks(self, config.denoisers[pool])
+        self._turns = Turns(self._ranks, self.compute)
         self._admission = Admission(
             limits.max_sessions, limits.max_utilisation, self._turns.costs, self._ranks.memory_of
         )  # fmt: skip
-        self._exporter = Exporter(put_into(vault, Part.DENOISER), limits.export_blocks)
 
     async def open(
         self, spec: SessionSpec, text: np.ndarray, clip: np.ndarray, reference: np.ndarray, attempt: int = 0
@@ -55,8 +56,9 @@ class Denoiser(StatefulReplica[_Held]):
         """Admit a session and give this replica's id, to which it is pinned from now on.
 
         Raises `ReplicaFull` when the device has no time or memory for it, when as many sessions are held as the config allows,
-        or when it is drained.
+        or when it is drained, and `Superseded` after a later attempt.
         """
+        self._fence.enter(spec.session, attempt)
         async with self._admitted(spec) as held:
             await self.compute.run(self._ranks.open, spec, Conditions(text, clip, reference))
             held.order = BlockOrder(0, attempt)
@@ -65,8 +67,9 @@ class Denoiser(StatefulReplica[_Held]):
     async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int = 0) -> str:
         """Go on from an export, here, whether the session was held, parked or elsewhere; gives this replica's id.
 
-        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull` as `open` does.
+        Raises `StateError` for an export that cannot be adopted, `ReplicaFull` and `Superseded` as `open` does.
         """
+        self._fence.enter(spec.session, attempt)
         async with self._admitted(spec) as held:
             block = await self.compute.run(self._ranks.adopt, spec, exported)
             held.order = BlockOrder(block, attempt)
@@ -75,14 +78,35 @@ class Denoiser(StatefulReplica[_Held]):
     async def settle(self, session: str, attempt: int) -> int:
         """Begin an attempt: send away the blocks that wait, but finish the one being denoised; gives the block that is next.
 
-        Raises `ReplicaGone` for a session not held here.
+        Raises `ReplicaGone` for a session not held here, and `Superseded` after a later attempt.
         """
+        self._fence.enter(session, attempt)
         order = self._held(session).order
         order.supersede(attempt)
         await order.idle()
         # A call that was cancelled gave its turn back, and its block may have been at its last step.
         order.put_at(await self.compute.run(self._ranks.position, session))
         return order.next_block
+
+    def filled(self) -> tuple[float, float]:
+        """What its sessions take of it and what it has, in small sessions, by what the admission measured."""
+        return self._admission.filled
+
+    def waiting(self) -> float:
+        """What the clients that were told to come back here would take, in full replicas."""
+        return self._admission.waiting
+
+    async def hand_over(self, session: str, attempt: int) -> Boundary:
+        """Begin an attempt as `settle` does, and put the session's value into the Vault. It stays here until it is closed.
+
+        Raises `ReplicaGone` for a session not held here, and `Superseded` after a later attempt.
+        """
+        held, asked = self._held(session), time.monotonic()
+        block = await self.settle(session, attempt)
+        finishing_s = time.monotonic() - asked
+        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt)
+        held.left = True
+        return Boundary(block, saved, finishing_s)
 
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
@@ -104,8 +128,9 @@ class Denoiser(StatefulReplica[_Held]):
         held = self._held(session)
         due = None if due_s is None else time.monotonic() + due_s - features.held_s
         async with held.order.turn(block, attempt):
+            held.left = False
             denoised = await self._turns.denoise(held.spec, block, features, text, due)
-            self._exporter.offer(session, block + 1, lambda: self._ranks.snapshot(session))
+            self._offer(session, held, block + 1, attempt)
             return denoised
 
     async def export(self, session: str) -> bytes:
@@ -113,34 +138,13 @@ class Denoiser(StatefulReplica[_Held]):
         self._held(session)
         return await self.compute.run(self._ranks.export, session)
 
-    async def rested(self) -> list[str]:
-        """The sessions that have made no block for `sessions.park_after_s`, longest at rest first; none unless configured."""
-        after = self.config.sessions.park_after_s
-        if after is None:
-            return []
-        latest = time.monotonic() - after
-        orders = {session: held.order for session, held in self._sessions.items()}
-        resting = [s for s, order in orders.items() if not order.busy and order.last_made <= latest]
-        return sorted(resting, key=lambda session: orders[session].last_made)
-
-    async def park(self, session: str) -> bytes:
-        """Take a session at rest off the device: its export, with which `adopt` goes on here or elsewhere.
-
-        Its place is free from then on. Raises `ReplicaGone` for a session not held here, and `ValueError` when a block is being
-        made or was while the export was written: the session then stays.
-        """
-        order = self._held(session).order
-        busy, block = order.busy, order.next_block
-        exported = await self.compute.run(self._ranks.export, session)
-        if busy or order.busy or order.next_block != block:
-            raise ValueError(f"session {session} is making a block: parked are those at rest")
-        if self._forget(session, ended=False):
-            await self.compute.run(self._ranks.close, session)
-        return exported
-
-    async def close(self, session: str) -> None:
-        """Forget a session; closing one twice, or one never held, is no error."""
-        if self._forget(session):
+    async def close(self, session: str, attempt: int | None = None) -> None:
+        """Forget a session; closing one twice, or one never held, is no error. Raises `Superseded` after a later attempt."""
+        if attempt is not None:
+            self._fence.enter(session, attempt)
+        held = self._sessions.get(session)
+        # One that was handed over has not ended, it goes on elsewhere.
+        if self._forget(session, ended=held is None or not held.left):
             await self.compute.run(self._ranks.close, session)
 
     def _forget(self, session: str, ended: bool = True) -> bool:
@@ -152,6 +156,7 @@ class Denoiser(StatefulReplica[_Held]):
         if held is None:
             return False
         held.order.close()
+        self._exporter.forget(session)
         self._admission.release(session, ended)
         return True
 
@@ -179,8 +184,10 @@ class Denoiser(StatefulReplica[_Held]):
             await self.compute.run(self._ranks.close, spec.session)
             raise
 
+    def _snapshot(self, held: _Held) -> Snapshot:
+        return self._ranks.snapshot(held.spec.session)
+
     async def _sweep(self) -> None:
         """Drop the sessions whose Gateway has died."""
-        oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        for session in [s for s, held in self._sessions.items() if held.order.last_used < oldest]:
+        for session in self._abandoned():
             await self.close(session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from random import Random
 from liveact_services.conductor.stages import Pacing, SessionSpec
 from liveact_services.denoiser.admission import PATIENCE_S, Admission
 from liveact_services.denoiser.simulation import Calendar, Device, Session, SimulatedReplica, simulated_spec
+from liveact_services.placement.pins import ASK_AGAIN_S
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Tenant:
 
 
 TENANTS = (Tenant("bronze", 1, 45.0), Tenant("silver", 2, 60.0, fps=25), Tenant("gold", 4, 90.0, side=512))
-LENGTH_SPREAD = 0.02
-"""Of sessions of one tenant, relative: their lengths are known from history."""
+SPREAD = 0.02
+"""Of the lengths of one tenant's sessions, in the logarithm: their lengths are known from history. At 1 they are heavy-tailed."""
 LATE = 0.2
 """Share of the time told by which a retry time may be late and is still right."""
 WARM_S = 120.0
-"""Until the first lengths are known and the replica is full; not counted."""
+"""Until the first lengths are known and the replica is full; not counted. Heavy-tailed ones take ten times as long to know."""
+WHOLE_S = 20.0
+"""A shorter session is made of so few blocks that its share of the device cannot be as even as others'."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,15 @@ class OfferedLoad:
     """Clients that come at random moments; those refused come back when they were told, if it was to be soon."""
 
     def __init__(
-        self, load: float, seed: int, max_utilisation: float = 0.85, tenants: tuple[Tenant, ...] = TENANTS
+        self,
+        load: float,
+        seed: int,
+        max_utilisation: float = 0.85,
+        tenants: tuple[Tenant, ...] = TENANTS,
+        spread: float = SPREAD,
     ) -> None:
-        """`load`: 1 offers as much work as the device could just do."""
-        self.load, self.tenants = load, tenants
+        """`load`: 1 offers as much work as the device could just do. `spread`: of lengths, log-normal."""
+        self.load, self.tenants, self._spread = load, tenants, spread
         self._random = Random(seed)
         self.calendar = Calendar()
         self.replica = SimulatedReplica(self.calendar, Device(), seed)
@@ -100,17 +109,18 @@ class OfferedLoad:
         """So long, after the warm-up."""
         for tenant in self.tenants:
             self._come_later(tenant)
-        self.calendar.run(WARM_S)
+        warm_s = WARM_S * (1 + 9 * min(1.0, self._spread))
+        self.calendar.run(warm_s)
         self.refused = self.came_back = self.let_in = 0
         before = len(self.replica.sessions)
         used = sum(s.device_s for s in self.replica.sessions)
-        self.calendar.run(WARM_S + seconds)
+        self.calendar.run(warm_s + seconds)
         sessions = self.replica.sessions[before:]
         return Admitted(
             self.load, len(sessions), self.refused,
             (sum(s.device_s for s in self.replica.sessions) - used) / seconds,
             sum(s.due_blocks for s in sessions), sum(s.in_time for s in sessions),
-            self.came_back, self.let_in, fairness([s for s in sessions if s.over]),
+            self.came_back, self.let_in, fairness([s for s in sessions if s.over and s.length_s >= WHOLE_S]),
         )  # fmt: skip
 
     def _warm_up_costs(self) -> None:
@@ -122,7 +132,7 @@ class OfferedLoad:
     def _spec(self, tenant: Tenant) -> SessionSpec:
         self._count += 1
         return simulated_spec(
-            f"{tenant.name}{self._count}", tenant.name, tenant.weight, side=tenant.side, fps=tenant.fps
+            f"{tenant.name}{self._count}", tenant.name, tenant.weight, side=tenant.side, fps=tenant.fps, seed=self._count
         )  # fmt: skip
 
     def _come_later(self, tenant: Tenant) -> None:
@@ -139,7 +149,7 @@ class OfferedLoad:
             self._open(spec, tenant)
             return
         self.refused += 1
-        told = refusal.retry_after_s
+        told = ASK_AGAIN_S if refusal.retry_after_s is None else refusal.retry_after_s
         self.admission.expect(spec, told)
         if told <= PATIENCE_S:
             latest = self.calendar() + (1 + LATE) * told
@@ -148,7 +158,8 @@ class OfferedLoad:
     def _come_back(self, spec: SessionSpec, tenant: Tenant, latest: float) -> None:
         """At the time told; where there is no room, at the time told now, as long as that is not much later."""
         refusal = self.admission.refusal(spec)
-        at = self.calendar() + (0.0 if refusal is None else refusal.retry_after_s)
+        told = 0.0 if refusal is None else ASK_AGAIN_S if refusal.retry_after_s is None else refusal.retry_after_s
+        at = self.calendar() + told
         if refusal is None:
             self.came_back += 1
             self.let_in += 1
@@ -156,12 +167,13 @@ class OfferedLoad:
         elif at > latest:
             self.came_back += 1
         else:
-            self.admission.expect(spec, refusal.retry_after_s)
+            self.admission.expect(spec, told)
             self.calendar.at(at, lambda: self._come_back(spec, tenant, latest))
 
     def _open(self, spec: SessionSpec, tenant: Tenant) -> None:
         self.admission.admit(spec)
-        length_s = tenant.length_s * max(0.5, self._random.gauss(1.0, LENGTH_SPREAD))
+        # Log-normal, of the tenant's mean.
+        length_s = tenant.length_s * math.exp(self._random.gauss(-(self._spread**2) / 2, self._spread))
         self.replica.open(spec, length_s, in_voice=self._random.random())
 
     def _ended(self, session: Session) -> None:

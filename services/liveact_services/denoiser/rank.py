@@ -1,7 +1,7 @@
 """The seam between a Denoiser replica and what computes for it.
 
-A coordinator speaks to a `RankGroup` and never to a model: here a group is one rank in this process; two ranks, one GPU each,
-stand behind the same verbs.
+A coordinator speaks to a `RankGroup` and never to a model: here a group is one rank in this process; several, a device each,
+stand behind the same verbs in `rank_group.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import SamplingConfig
+    from liveact_models.parallel import Peers, Wire
     from liveact_models.session import SessionState
 
 
@@ -112,16 +113,28 @@ class _UnderWay:
 
 
 class LocalRank:
-    """One rank: the whole transformer on one device of this process."""
+    """One rank: the transformer on one device of this process, alone or as one among its peers."""
 
     def __init__(
-        self, checkpoint: Checkpoint, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        sampling: SamplingConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        peers: Peers | None = None,
+        wire: Wire | None = None,
     ) -> None:
+        """`peers`: the other ranks, which are called in the same order; `wire`: how tensors travel to them, exactly unless said.
+
+        Every rank loads all weights: tokens are shared out, not layers.
+        """
         from liveact_models.denoiser import BlockDenoiser
+        from liveact_models.parallel import EXACT, share
 
         self._device, self._dtype = device, dtype
         transformer = checkpoint.load_transformer(device=str(device), dtype=dtype)
-        self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling)
+        heads = None if peers is None else share(transformer, peers, wire or EXACT)
+        self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling, heads)
         self._config, self._sampling = checkpoint.config, sampling
         self._activations = 0
         """Most bytes that a step has taken and given back."""
@@ -215,8 +228,12 @@ class LocalRank:
         return self._state(session).export()
 
     def snapshot(self, session: str) -> Callable[[], bytes]:
+        return self.value(session).export
+
+    def value(self, session: str) -> SessionState:
+        """The session as it is now, or the rank's part of it, whatever becomes of it."""
         # A block replaces the state's tensors and never writes into them, so a copy of the fields is a copy of the value.
-        return dataclasses.replace(self._state(session)).export
+        return dataclasses.replace(self._state(session))
 
     def close(self, session: str) -> None:
         self.give_up(session)

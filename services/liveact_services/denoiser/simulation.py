@@ -38,6 +38,10 @@ class Device:
         slow = 3.0 if random.random() < self.hiccup else 1.0
         return self.pixel_s * spec.width * spec.height / STEPS * slow * max(0.5, random.gauss(1.0, self.jitter))
 
+    def block_s(self, spec: SessionSpec, random: Random) -> float:
+        """One block's time."""
+        return sum(self.step_s(spec, random) for _ in range(STEPS))
+
 
 @dataclass(eq=False)
 class Session:
@@ -203,11 +207,19 @@ class SimulatedReplica:
 
 
 def simulated_spec(
-    name: str, tenant: str = "default", weight: float = 1.0, *, side: int = 512, fps: int = 20, fastest: bool = False
+    name: str,
+    tenant: str = "default",
+    weight: float = 1.0,
+    *,
+    side: int = 512,
+    height: int | None = None,
+    fps: int = 20,
+    fastest: bool = False,
+    seed: int = 0,
 ) -> SessionSpec:
-    """A session of that tenant."""
+    """A session of that tenant, square unless a height is given."""
     return SessionSpec(
-        session=name, width=side, height=side, fps=fps, codec=Codec.H264,
-        pacing=Pacing.FASTEST if fastest else Pacing.REALTIME, idle=Idle.ANIMATE, seed=0, prompt="", rate=16000,
+        session=name, width=side, height=height or side, fps=fps, codec=Codec.H264,
+        pacing=Pacing.FASTEST if fastest else Pacing.REALTIME, idle=Idle.ANIMATE, seed=seed, prompt="", rate=16000,
         tenant=tenant, weight=weight,
     )  # fmt: skip

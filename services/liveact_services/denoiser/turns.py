@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.scheduler import Block, Scheduler
+from liveact_services.independent import independent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +71,8 @@ class Turns:
 
     def _wake(self) -> None:
         if self._stepping is None or self._stepping.done():
-            # It goes on for other sessions when this call has ended: Serve must not take it for a part of the call.
-            self._stepping = asyncio.create_task(self._run(), context=contextvars.Context())
+            # It goes on for other sessions when this call has ended.
+            self._stepping = independent(self._run())
 
     async def _run(self) -> None:
         try:

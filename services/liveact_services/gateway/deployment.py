@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,8 @@ import liveact_services
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import ModelConfig
 from liveact_models.voice.source import RATES as SAMPLE_RATES
+from liveact_services.conductor.journal import Journal
+from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
@@ -22,8 +24,10 @@ from liveact_services.gateway.catalogue import Catalogue
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
-from liveact_services.gateway.serve_stages import StageHandles, serve_stages
+from liveact_services.gateway.serve_stages import ServeArchive, StageHandles, serve_stages
+from liveact_services.gateway.takeover import take_over
 from liveact_services.gateway.warm_up import warm_up
+from liveact_services.placement.departing import until_stopped
 from liveact_services.replica import join_serve_log, replica_id
 from liveact_services.sessions import (
     AvatarStore,
@@ -33,16 +37,17 @@ from liveact_services.sessions import (
     SessionRecord,
     SessionState,
     SessionStore,
+    Sweeper,
     names,
 )
-from liveact_services.sessions.tokens import new_resume_token, token_hash, token_matches
-from liveact_services.tenants import Access, Caller
+from liveact_services.sessions.tokens import new_resume_token, token_hash
+from liveact_services.tenants import Access, Caller, Quotas
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
     from ray.serve.handle import DeploymentHandle
 
-SWEEP_S = 5.0
+WARM_UP_AGAIN_S = 5.0
 CHECK_S = 2.0
 """How often it is looked at whether those who stream still may."""
 
@@ -75,11 +80,20 @@ class Gateway:
         self._requests = RequestQuota(database)
         directory = config.open_tenants()
         self._access = Access(directory)
+        self._archive = ServeArchive(self._handles)
+        self._id = replica_id()
         self._live: dict[str, LiveSession] = {}
+        self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
         self._started_at = time.time()
         self._warm = False
-        work = [self._warm_up(), self._sweep(), self._recheck(), *([directory.run()] if directory else [])]
+        work = [
+            self._warm_up(),
+            Sweeper(self._store).run(),
+            self._recheck(),
+            self._leave(),
+            *([directory.run()] if directory else []),
+        ]
         self._tasks = [asyncio.create_task(task) for task in work]
 
     # ---- the stream --------------------------------------------------------------------------------------------------------
@@ -107,7 +121,7 @@ class Gateway:
     async def _stream(
         self, stream: AsyncIterator[pb.StreamAvatarRequest], caller: Caller
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
-        config = await self._first(stream)
+        config = await requests.first_config(stream, self._config.sessions.config_timeout_s)
         if config.HasField("resume"):
             live, number = await self._resume(config.resume, caller)
             token = config.resume.token
@@ -123,20 +137,8 @@ class Gateway:
             reader.cancel()
             live.detach(number)
 
-    async def _first(self, stream: AsyncIterator[pb.StreamAvatarRequest]) -> pb.SessionConfig:
-        limit = self._config.sessions.config_timeout_s
-        try:
-            first = await asyncio.wait_for(anext(stream), limit)
-        except TimeoutError:
-            raise fail("CONFIG_TIMEOUT", f"no config came within {limit:.0f} s") from None
-        except StopAsyncIteration:
-            raise fail("CONFIG_MISSING", "the stream ended before its config") from None
-        if not first.HasField("config"):
-            raise fail("CONFIG_MISSING", f"the first message is {first.WhichOneof('payload') or 'empty'}, not config")
-        return first.config
-
     async def _read(self, stream: AsyncIterator[pb.StreamAvatarRequest], live: LiveSession, number: int) -> None:
-        closed = False
+        closed = lost = False
         while True:
             try:
                 request = await anext(stream)
@@ -144,7 +146,8 @@ class Gateway:
                 raise
             except Exception as error:
                 # The end of the client's side, a cancelled call and a proxy that died: whoever was there has gone.
-                if not isinstance(error, StopAsyncIteration):
+                lost = not isinstance(error, StopAsyncIteration)
+                if lost:
                     log.info("stream lost: %s", type(error).__name__, extra={"session_id": live.spec.session})
                 break
             closed = closed or request.HasField("close")
@@ -153,7 +156,8 @@ class Gateway:
             except Exception as error:
                 live.fail(as_service_error(error))
                 return
-        if not closed:
+        # A client that has closed may end its side and go on listening; one whose connection broke does not listen.
+        if lost or not closed:
             live.abandon(number)
 
     async def _admit(self, config: pb.SessionConfig, caller: Caller) -> tuple[LiveSession, str]:
@@ -174,11 +178,13 @@ class Gateway:
             sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
             pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
             create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
-            resume_hash=token_hash(token), gateway=replica_id(), weight=spec.weight, pool=spec.pool,
+            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool,
         )  # fmt: skip
-        ledger = Ledger(record, self._store, self._leases, replica_id(), limits, tenant.quotas)
+        ledger = Ledger(record, self._store, self._leases, self._id, limits, tenant.quotas)
         await ledger.admit()
-        live = LiveSession(spec, voice, serve_stages(self._handles, limits), ledger, limits, self._ended)
+        stages = self._stages(ledger)
+        journal = Journal(self._archive, session, ledger.attempt, stages.protect)
+        live = LiveSession(spec, voice, stages, ledger, limits, self._ended, journal)
         self._live[session] = live
         live.start(picture.image)
         return live, token
@@ -195,14 +201,36 @@ class Gateway:
     async def _resume(self, resume: pb.Resume, caller: Caller) -> tuple[LiveSession, int]:
         tenant = self._access.check(caller)
         record = await self._store.resume(resume.token, tenant.id)
-        live = self._live.get(record.id)
-        if live is None:
-            raise fail("SESSION_LOST", "the gateway that held this session has gone")
-        if not token_matches(resume.token, live.ledger.record.resume_hash):
-            raise fail("RESUME_TOKEN_INVALID", "the resume token fits no session of this caller")
-        live.ledger.quotas = tenant.quotas
-        await live.ledger.attach()
-        return live, live.resume(resume.next_frame, caller)
+        # One after the other: of two streams that come for one session the second finds what the first has made.
+        turn = self._resuming.setdefault(record.id, asyncio.Lock())
+        async with turn:
+            live = self._live.get(record.id)
+            if live is not None and live.ledger.yields_to(record):
+                await live.let_go()
+                live = None
+            if live is None:
+                return await self._take_over(record, resume.next_frame, tenant.quotas, caller)
+            live.ledger.quotas = tenant.quotas
+            await live.ledger.attach()
+            return live, live.resume(resume.next_frame, caller)
+
+    async def _take_over(
+        self, record: SessionRecord, frame: int, quotas: Quotas, caller: Caller
+    ) -> tuple[LiveSession, int]:
+        """Go on with a session of another Gateway, whether that one has gone or was not reached."""
+        if self._leaving:
+            raise fail("SHUTTING_DOWN", "this server stops")
+        limits = self._config.sessions
+        ledger = Ledger(record, self._store, self._leases, self._id, limits, quotas)
+        await ledger.attach()
+        live = await take_over(ledger, self._archive, self._stages, limits, self._ended, frame)
+        self._live[record.id] = live
+        if record.state is SessionState.DETACHED:
+            ledger.moved(SessionState.STREAMING)
+        return live, live.attach(caller)
+
+    def _stages(self, ledger: Ledger) -> SucceedingStages:
+        return serve_stages(self._handles, self._config.sessions, ledger.attempt, ledger.make_sure)
 
     def _introduce(self, live: LiveSession, token: str) -> pb.Session:
         message = live.ledger.record.to_proto()
@@ -213,7 +241,9 @@ class Gateway:
         return message
 
     def _ended(self, live: LiveSession) -> None:
-        self._live.pop(live.spec.session, None)
+        # Another may have its place by now: one that was taken over, and came back.
+        if self._live.get(live.spec.session) is live:
+            del self._live[live.spec.session]
 
     async def _warm_up(self) -> None:
         while not self._warm:
@@ -224,13 +254,7 @@ class Gateway:
                 self._warm = True
             except Exception:
                 log.exception("the warm-up failed and is tried again")
-                await asyncio.sleep(SWEEP_S)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            with contextlib.suppress(ServiceError):
-                await self._store.sweep()
+                await asyncio.sleep(WARM_UP_AGAIN_S)
 
     async def _recheck(self) -> None:
         """Who would not be let in any more is turned away; who goes on does so under the quotas of now."""
@@ -339,6 +363,11 @@ class Gateway:
                 last = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await asyncio.sleep(1)
+
+    async def _leave(self) -> None:
+        """Serve stops a Gateway without telling it: its streams go on until `drain_timeout_s` is over, and are told so."""
+        await until_stopped()
+        await self.go_away()
 
     async def go_away(self) -> None:
         """Take no new sessions, and tell those there are."""

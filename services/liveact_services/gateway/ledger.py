@@ -9,9 +9,11 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from liveact_services.conductor.archive import first_attempt
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError
 from liveact_services.sessions import IllegalMove, LeaseLost, Leases, SessionRecord, SessionState, SessionStore
+from liveact_services.sessions.outage import Unanswered
 from liveact_services.sessions.quotas import minutes_used_up
 from liveact_services.tenants import UNLIMITED, Quotas
 
@@ -46,22 +48,72 @@ class Ledger:
         self.attached = True
         """Whether a client is: then the session holds one of its tenant's streams."""
         self.refusal: ServiceError | None = None
-        """Why the session may not go on: its tenant's minutes are used up, or its record was ended by somebody else."""
+        """Why the session may not go on: its tenant's minutes are used up, its record was ended by somebody else, or it has
+        another owner."""
+        self.attempt = 0
+        """The first of this owner's attempts."""
         self._store, self._leases, self._owner, self._limits = store, leases, owner, limits
         self._moves: list[SessionState] = []
-        self._token: int | None = None
+        self._token, self._lapsed = 0, False
         self._changed = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._behind = asyncio.Event()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store could not be written when it was tried last."""
+        return self._behind.is_set()
 
     async def admit(self) -> None:
         """Write the new session, reserve what it takes of its tenant's quotas, and take its lease.
 
         Raises `ServiceError`: without Redis nothing new is begun.
         """
-        await self._store.admit(self.record, self.quotas)
-        self._token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS)
+        written = False
+        try:
+            await self._store.admit(self.record, self.quotas)
+            written = True
+            token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS)
+        except ServiceError as error:
+            if written or isinstance(error, Unanswered):
+                # What may stand there must not look like a session that lives, nor keep its place.
+                self.moved(SessionState.FAILED)
+                self._writer = asyncio.create_task(self._write())
+            raise
+        self._own(token)
+
+    async def take_over(self) -> None:
+        """Take the session from whoever has it, on behalf of a client that proved itself. Raises `ServiceError`."""
+        self._own(await self._leases.acquire(self.record.id, self._owner, LEASE_MS, take_over=True))
+
+    def _own(self, token: int) -> None:
+        self._token, self.attempt = token, first_attempt(token)
+        self.record = dataclasses.replace(self.record, gateway=self._owner, token=token)
         self._writer = asyncio.create_task(self._write())
+
+    def yields_to(self, record: SessionRecord) -> bool:
+        """Whether that record of the session says that a later owner has it."""
+        return record.token > self._token
+
+    async def make_sure(self) -> None:
+        """Raise SESSION_TAKEN_OVER where the session has another owner, as far as Redis can be asked.
+
+        While it cannot, nobody takes the session over; and who did before, the replicas and the Vault know.
+        """
+        try:
+            async with self._writing:
+                await self._hold()
+        except LeaseLost as lost:
+            self.refusal = lost
+            raise
+        except ServiceError as error:
+            log.warning("the lease could not be looked at: %s", error, extra={"session_id": self.record.id})
+
+    def let_go(self) -> None:
+        """The session has another owner: write nothing more."""
+        if self._writer is not None:
+            self._writer.cancel()
 
     async def attach(self) -> None:
         """Reserve the stream of a client that resumes; the caller then sets `attached` at once, or the place lapses.
@@ -86,17 +138,20 @@ class Ledger:
 
     def progress(self, block: int, frame: int) -> None:
         """So many blocks and frames are made."""
-        self.record = dataclasses.replace(self.record, block=block, frame=frame)
+        # What is made again after a take-over was counted before.
+        record = self.record
+        self.record = dataclasses.replace(record, block=max(record.block, block), frame=max(record.frame, frame))
 
     async def close(self, state: SessionState) -> None:
-        """The session has ended: write that last move, or leave it to the sweep if Redis stays away."""
+        """The session has ended: write that last move. Where the store is away nobody waits: it is written when it is back."""
         self.moved(state)
         if self._writer is None:
             return
-        try:
-            await asyncio.wait_for(self._writer, 5 * PERIOD_S)
-        except TimeoutError:
-            log.warning("the end of a session could not be written", extra={"session_id": self.record.id})
+        behind = asyncio.create_task(self._behind.wait())
+        await asyncio.wait({self._writer, behind}, timeout=5 * PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
+        behind.cancel()
+        if not self._writer.done():
+            log.warning("the end of a session is written later", extra={"session_id": self.record.id})
 
     async def _write(self) -> None:
         while not (self.record.state.ended and not self._moves):
@@ -107,14 +162,22 @@ class Ledger:
             try:
                 async with self._writing:
                     await self._flush()
-            except LeaseLost:
-                # Our own lease lapsed while Redis was away or we were slow; nobody else can run this session, so take it back.
-                self._token = None
+                self._behind.clear()
+            except LeaseLost as lost:
+                # Once it may have lapsed, while Redis was away or we were slow; if it cannot be taken back, another has it.
+                if self._lapsed:
+                    self.refusal = lost
+                    return
+                self._lapsed = True
+                self._changed.set()
             except ServiceError as error:
                 if error.reason == "STORE_UNAVAILABLE":
+                    self._behind.set()
                     await asyncio.sleep(PERIOD_S)
                     self._changed.set()
-                elif error.reason == "SESSION_NOT_FOUND" and not self.record.state.ended:
+                elif error.reason == "SESSION_NOT_FOUND":
+                    if self.record.state.ended:
+                        return
                     await self._restore()
                 else:
                     # The record was ended by somebody else, and nothing leaves an ended state.
@@ -123,20 +186,29 @@ class Ledger:
                     return
 
     async def _flush(self) -> None:
-        if self._token is None:
-            self._token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS, take_over=True)
+        await self._hold()
         while self._moves:
             await self._move(self._moves[0], self._token)
             self._moves.pop(0)
         if not self.record.state.ended:
             record = self.record
-            await self._leases.renew(record.id, self._token, LEASE_MS)
             to_next_day = await self._store.touch(
                 record.id, self._token, block=record.block, frame=record.frame, expire_time=self._expiry(),
                 attached=self.attached, quotas=self.quotas, denoiser=record.denoiser, decoder=record.decoder,
             )  # fmt: skip
             if to_next_day is not None:
                 self.refusal = minutes_used_up(record.tenant, self.quotas, to_next_day)
+
+    async def _hold(self) -> None:
+        """Renew the lease, or take back one that lapsed. Raises `LeaseLost` where another was given it."""
+        if not self._lapsed:
+            try:
+                return await self._leases.renew(self.record.id, self._token, LEASE_MS)
+            except LeaseLost:
+                self._lapsed = True
+        self._token = await self._leases.take_back(self.record.id, self._owner, self._token, LEASE_MS)
+        self.record = dataclasses.replace(self.record, token=self._token)
+        self._lapsed = False
 
     async def _move(self, state: SessionState, token: int) -> None:
         record = self.record
@@ -156,7 +228,7 @@ class Ledger:
         try:
             await self._store.restore(dataclasses.replace(self.record, expire_time=self._expiry()))
             del self._moves[:told]
-            self._token = None
+            self._lapsed = True
         except ServiceError as error:
             log.warning("session record: %s", error, extra={"session_id": self.record.id})
 

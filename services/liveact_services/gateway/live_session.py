@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
@@ -15,8 +14,10 @@ from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import DEFAULT_PROMPT
 from liveact_models.timeline import block_of_frame
 from liveact_services.conductor.conductor import Conductor
-from liveact_services.conductor.outputs import Event, Happening, Output, Video
+from liveact_services.conductor.journal import Journal
+from liveact_services.conductor.outputs import Event, Happening, Output, Sound, Video
 from liveact_services.conductor.parts import Moved
+from liveact_services.conductor.points import Opening
 from liveact_services.conductor.stages import SessionSpec, Stages
 from liveact_services.config import SessionLimits
 from liveact_services.errors import ServiceError, as_service_error, fail
@@ -25,6 +26,7 @@ from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.messages import responses
 from liveact_services.gateway.outbox import Outbox
 from liveact_services.gateway.requests import VoiceFormat
+from liveact_services.independent import independent
 from liveact_services.sessions import SessionState
 from liveact_services.tenants.access import ANYBODY, Caller, is_about_credential
 
@@ -33,9 +35,9 @@ KEEP_S = 30.0
 """How often a session's replicas are told that it lives, also while it makes no blocks."""
 EXPIRING_S = 30.0
 """How long before its end a session is told so."""
-
-ACTING = ("audio", "end_utterance", "interrupt", "update")
-"""Requests that act on the performance. They are counted: what a lost stream or server had not taken in is sent again."""
+FAREWELL_S = 5.0
+"""How long a session that is over waits for an acknowledgement, and the next."""
+FAREWELL_POLL_S = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -55,24 +57,25 @@ class LiveSession:
         ledger: Ledger,
         limits: SessionLimits,
         ended: Callable[[LiveSession], None],
+        journal: Journal | None = None,
     ) -> None:
-        self.spec, self.ledger = spec, ledger
+        self.spec, self.ledger, self.journal = spec, ledger, journal
         self._voice, self._stages, self._limits, self._ended = voice, stages, limits, ended
         self._outbox = Outbox()
         stages.listen(self._moved)
         self.conductor = Conductor(
-            spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s
-        )
+            spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s,
+            journal=journal,
+        )  # fmt: skip
         self._ready = False
-        self.next_sequence = 0
-        """Number of the next piece of voice."""
-        self.next_request = 0
-        """How many requests that act on the performance were taken in: a client that resumes goes on with this one."""
+        self._taken_over_at: float | None = None
+        """When a client came for a session of another Gateway that it has had nothing of yet."""
         self._streams = 0
         self._attached = False
         self.caller = ANYBODY
         """Whose the attached stream is, or the last one was."""
-        self._created = self._heard = self._acked_at = self._left = time.monotonic()
+        self._heard = self._acked_at = self._left = time.monotonic()
+        self._created = self._heard - max(0.0, time.time() - ledger.record.create_time)
         self._warned = False
         self._noticed = ""
         """The utterance whose clipping was told last: once is enough."""
@@ -84,8 +87,20 @@ class LiveSession:
 
     def start(self, portrait: np.ndarray) -> None:
         """Prepare the session and perform, in the background. `portrait`: float32 [3, H, W] in [-1, 1]."""
-        self._performance = _independent(self._perform(portrait))
-        self._timers = _independent(self._watch())
+        if self.journal is not None:
+            self.journal.open(Opening(self.spec, dataclasses.asdict(self._voice)), portrait)
+        self._performance = independent(self._perform(portrait))
+        self._timers = independent(self._watch())
+
+    def go_on(self, frame: int, since: float) -> None:
+        """Perform a session that another Gateway began: its Conductor and stages stand where that one's did.
+
+        `frame`: the first the client wants; `since`: when it came, by the monotonic clock.
+        """
+        self._outbox = Outbox(frame)
+        self._ready, self._taken_over_at = True, since
+        self._performance = independent(self._perform(None))
+        self._timers = independent(self._watch())
 
     def attach(self, caller: Caller = ANYBODY) -> int:
         """A caller's stream takes the session; gives its number. A stream that had it finds itself taken over."""
@@ -138,6 +153,16 @@ class LiveSession:
         return self._outbox.messages()
 
     @property
+    def next_sequence(self) -> int:
+        """Number of the next piece of voice."""
+        return self.conductor.pieces
+
+    @property
+    def next_request(self) -> int:
+        """How many requests that act on the performance were taken in: a client that resumes goes on with this one."""
+        return self.conductor.requests
+
+    @property
     def over(self) -> bool:
         """Whether the session has ended, in whatever way."""
         return self._end is not None
@@ -169,7 +194,6 @@ class LiveSession:
                 self._acked_at = time.monotonic()
             case "close":
                 self.conductor.finish()
-        self.next_request += kind in ACTING
 
     def fail(self, error: ServiceError) -> None:
         """End the session because of an error, which the stream is to raise."""
@@ -193,7 +217,6 @@ class LiveSession:
             raise fail(reason, f"piece {chunk.sequence} came where piece {self.next_sequence} is next")
         samples, notice = requests.voice(chunk, self._voice)
         self.conductor.hear(chunk.utterance_id, samples)
-        self.next_sequence += 1
         if notice is not None and self._noticed != chunk.utterance_id:
             self._noticed = chunk.utterance_id
             self._emit(notice)
@@ -209,17 +232,25 @@ class LiveSession:
 
     # ---- the performance ---------------------------------------------------------------------------------------------------
 
-    async def _perform(self, portrait: np.ndarray) -> None:
+    async def _perform(self, portrait: np.ndarray | None) -> None:
         try:
             await self._stages.open(self.spec, portrait)
+            if self.journal is not None:
+                await self.journal.opened()
+            began = not self._ready
             self._ready = True
             self._heard = self._acked_at = time.monotonic()
             self.ledger.placed(self._stages)
-            self.ledger.moved(SessionState.READY)
+            if self.ledger.record.state is SessionState.ADMITTED:
+                self.ledger.moved(SessionState.READY)
             if not self._attached:
                 self.ledger.moved(SessionState.DETACHED)
-            self._emit(Event(Happening.READY))
+            if began or not self.conductor.delivered_frames:
+                self._emit(Event(Happening.READY))
+            if not self.conductor.behind:
+                self._tell_taken_over()
             await self.conductor.run()
+            await self._acknowledged()
             self._emit(Event(Happening.CLOSED, self.conductor.delivered_frames / self.spec.fps))
             self._outbox.finish()
             # Until the last message has gone out a client that loses its stream can still resume.
@@ -229,9 +260,24 @@ class LiveSession:
         else:
             self._finish(SessionState.CLOSED, None)
 
+    async def _acknowledged(self) -> None:
+        """Wait until the client has acknowledged the last frame: what was sent can still be lost with its stream.
+
+        While no stream is there, the session waits for one as always. A client that is there and acknowledges no more is not
+        waited for, nor one that never did.
+        """
+        patience, poll = min(FAREWELL_S, self._limits.ack_timeout_s / 2), FAREWELL_POLL_S
+        acked, quiet = self.conductor.acked_frames, 0.0
+        while 0 < self.conductor.acked_frames < self.conductor.delivered_frames and quiet < patience:
+            await asyncio.sleep(poll)
+            heard = not self._attached or self.conductor.acked_frames != acked
+            acked, quiet = self.conductor.acked_frames, 0.0 if heard else quiet + poll
+
     def _emit(self, output: Output) -> None:
         if self.over:
             return
+        if isinstance(output, Sound):
+            self._tell_taken_over()
         if isinstance(output, Video):
             made = output.part.frames[-1].index + 1
             if self.ledger.record.state is SessionState.READY:
@@ -240,13 +286,23 @@ class LiveSession:
         for message in responses(output, self.spec):
             self._outbox.put(message)
 
+    def _tell_taken_over(self) -> None:
+        """Tell the client, once, that another Gateway has its session; with its next frame, or when that can be made."""
+        if self._taken_over_at is None:
+            return
+        stall_s, self._taken_over_at = time.monotonic() - self._taken_over_at, None
+        frame = self.conductor.delivered_frames
+        self._migrated("another gateway", block_of_frame(frame), frame, stall_s)
+
     def _moved(self, moved: Moved) -> None:
         """The session goes on elsewhere: the record says where, and the client how long that took."""
         self.ledger.placed(self._stages)
         moved = self.conductor.as_shown(moved)
-        text = f"another {' and another '.join(moved.parts)} took over after {moved.stall_s:.2f} s"
-        at = moved.frame / self.spec.fps
-        self._emit(Event(Happening.MIGRATED, at, block=moved.block, stall_s=moved.stall_s, message=text))
+        self._migrated(f"another {' and another '.join(moved.parts)}", moved.block, moved.frame, moved.stall_s)
+
+    def _migrated(self, who: str, block: int, frame: int, stall_s: float) -> None:
+        text, at = f"{who} took over after {stall_s:.2f} s", frame / self.spec.fps
+        self._emit(Event(Happening.MIGRATED, at, block=block, stall_s=stall_s, message=text))
 
     async def _watch(self) -> None:
         """The session's timers."""
@@ -266,7 +322,10 @@ class LiveSession:
             elif age > limits.max_duration_s:
                 self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
             elif not self._attached:
-                if now - self._left > limits.detached_timeout_s:
+                if self.ledger.behind:
+                    # Nobody can resume it while the store is away.
+                    self._left = now
+                elif now - self._left > limits.detached_timeout_s:
                     self._expire(f"no stream for {limits.detached_timeout_s:.0f} s")
             elif now - self._heard > limits.idle_timeout_s:
                 self._expire(f"neither voice nor ack for {limits.idle_timeout_s:.0f} s")
@@ -280,6 +339,8 @@ class LiveSession:
     async def _keep(self) -> None:
         try:
             await self._stages.keep()
+            if self.journal is not None:
+                self.journal.touch()
         except Exception as error:
             # A session that ended meanwhile is not held, and needs not be.
             if not self.over:
@@ -295,12 +356,32 @@ class LiveSession:
             self._outbox.finish()
         else:
             self._outbox.fail(error)
-        self._end = _independent(self._wind_up(state))
+        taken = error is not None and error.reason == "SESSION_TAKEN_OVER"
+        self._end = independent(self._leave() if taken else self._wind_up(state))
 
-    async def _wind_up(self, state: SessionState) -> None:
+    async def let_go(self) -> None:
+        """The session is another Gateway's: drop it here, and leave its replicas, its journal and its record to that one."""
+        self._finish(SessionState.FAILED, fail("SESSION_TAKEN_OVER", "the session went on at another server"))
+        assert self._end is not None
+        await self._end
+
+    async def _leave(self) -> None:
+        try:
+            await self._stop()
+            self._stages.let_go()
+            self.ledger.let_go()
+        finally:
+            self._ended(self)
+
+    async def _stop(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
         if self._performance is not None and self._performance is not asyncio.current_task():
             self._performance.cancel()
             await asyncio.gather(self._performance, return_exceptions=True)
+
+    async def _wind_up(self, state: SessionState) -> None:
+        await self._stop()
         try:
             await self._stages.close()
         except Exception:
@@ -310,11 +391,3 @@ class LiveSession:
             await self.ledger.close(state)
         finally:
             self._ended(self)
-
-
-def _independent(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that belongs to the session and not to the request in which it begins.
-
-    Serve cancels what a cancelled request has called, and knows a call's request by its context.
-    """
-    return asyncio.create_task(work, context=contextvars.Context())

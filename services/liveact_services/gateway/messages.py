@@ -34,9 +34,9 @@ def responses(output: Output, spec: SessionSpec) -> Iterator[pb.StreamAvatarResp
         yield from _video(output, spec)
     elif isinstance(output, Sound):
         data = np.clip(np.rint(output.samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
-        yield pb.StreamAvatarResponse(
-            audio=pb.AudioSpan(pts_us=microseconds(output.at_s), data=data, block=output.block)
-        )
+        at = microseconds(output.at_s)
+        span = pb.AudioSpan(pts_us=at, data=data, block=output.block, next_request=output.next_request)
+        yield pb.StreamAvatarResponse(audio=span)
     else:
         yield pb.StreamAvatarResponse(event=_event(output))
 

@@ -23,11 +23,11 @@ class _Entry:
 class Outbox:
     """Messages in order. One reader at a time; the credit of the session bounds how many frames wait here."""
 
-    def __init__(self) -> None:
+    def __init__(self, frame: int = 0) -> None:
+        """`frame`: the first there will be; those before it were sent elsewhere."""
         self._entries: deque[_Entry] = deque()
         self._next = 0
-        self._frames = 0
-        self._acked = 0
+        self._frames = self._acked = frame
         self._error: BaseException | None = None
         self._broken: BaseException | None = None
         self._done = False
@@ -47,7 +47,7 @@ class Outbox:
 
     def acked(self, frames: int) -> None:
         """Forget what was sent and acknowledged."""
-        self._acked = frames
+        self._acked = max(self._acked, frames)
         while self._next > 0 and self._entries[0].after < frames:
             self._entries.popleft()
             self._next -= 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,6 +37,19 @@ class VoiceFormat:
     rate: int
     channels: int
     encoding: str
+
+
+async def first_config(stream: AsyncIterator[pb.StreamAvatarRequest], within_s: float) -> pb.SessionConfig:
+    """What a stream begins with. Raises `ServiceError`: CONFIG_TIMEOUT and CONFIG_MISSING."""
+    try:
+        first = await asyncio.wait_for(anext(stream), within_s)
+    except TimeoutError:
+        raise fail("CONFIG_TIMEOUT", f"no config came within {within_s:.0f} s") from None
+    except StopAsyncIteration:
+        raise fail("CONFIG_MISSING", "the stream ended before its config") from None
+    if not first.HasField("config"):
+        raise fail("CONFIG_MISSING", f"the first message is {first.WhichOneof('payload') or 'empty'}, not config")
+    return first.config
 
 
 def session_spec(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from liveact_models.blob import StateError
+from liveact_services.conductor.archive import Kept, Writing, is_first
 from liveact_services.conductor.parts import ExportRefused, Latents, NoPlace, Part, PartLost
-from liveact_services.conductor.resilient import Patience, ResilientStages
-from liveact_services.conductor.stages import BlockPlan, SessionSpec, VideoPart
+from liveact_services.conductor.patience import Patience
+from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, VideoPart
+from liveact_services.conductor.succession import SucceedingStages
+from liveact_services.errors import fail
+from liveact_services.placement.departing import BOARD
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -35,10 +39,17 @@ class StageHandles:
     vault: DeploymentHandle
 
 
-def serve_stages(handles: StageHandles, limits: SessionLimits) -> ResilientStages:
-    """A new session's way through the graph."""
+def serve_stages(
+    handles: StageHandles,
+    limits: SessionLimits,
+    attempt: int = 0,
+    make_sure: Callable[[], Awaitable[None]] | None = None,
+) -> SucceedingStages:
+    """A session's way through the graph, for the owner whose attempts begin with that one."""
     patience = Patience(limits.stage_timeout_s, limits.failover_timeout_s)
-    return ResilientStages(ServeGraph(handles), patience, limits.export_blocks)
+    return SucceedingStages(
+        ServeGraph(handles), patience, limits.export_blocks, limits.park_after_s, attempt=attempt, make_sure=make_sure
+    )
 
 
 class ServeGraph:
@@ -54,7 +65,7 @@ class ServeGraph:
             text = self._handles.conditioner.text.remote(spec.prompt)
             clip = self._handles.conditioner.image.remote(portrait)
             arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait))  # type: ignore[assignment]
-        with _losses():
+        with _fenced(), _losses():
             try:
                 return await _place(
                     spec.session,
@@ -63,7 +74,7 @@ class ServeGraph:
                 )
             except NoRoom as full:
                 # A session that lost its replica asks again by itself, and soon: only a client is told a time.
-                if attempt == 0 and part is Part.DENOISER:
+                if is_first(attempt) and part is Part.DENOISER:
                     await self._promise(spec, full)
                 raise
 
@@ -72,7 +83,7 @@ class ServeGraph:
     ) -> str:
         """Have a replica go on from an export. Raises `NoPlace`, `ExportRefused` and `PartLost`."""
         export = self._vault(spec.session).get.remote(spec.session, part, block)
-        with _losses():
+        with _fenced(), _losses():
             if replica is not None:
                 return await self._pinned(part, replica, spec).adopt.remote(spec, export, attempt)
             handle = self._handle(part, spec)
@@ -82,7 +93,7 @@ class ServeGraph:
 
     async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
         """Begin an attempt; gives the block before which the part stands. Raises `PartLost`."""
-        with _losses():
+        with _fenced(), _losses():
             return await self._pinned(part, replica, spec).settle.remote(spec.session, attempt)
 
     def denoise(self, replica: str, spec: SessionSpec, plan: BlockPlan, attempt: int) -> Latents:
@@ -109,20 +120,48 @@ class ServeGraph:
         with _losses():
             return await self._vault(session).blocks.remote(session, part)
 
+    def leaving(self, part: Part, replica: str) -> bool:
+        """Whether the replica drains or Serve stops it, as far as this process has heard."""
+        return BOARD.leaving(replica)
+
+    def turn(self, replica: str) -> AbstractAsyncContextManager[object]:
+        """Wait until few others of this Gateway's sessions are leaving the replica."""
+        return BOARD.turn(replica)
+
+    async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
+        """Have the replica put the session's value into the Vault, at the next boundary. Raises `PartLost`."""
+        with _fenced(), _losses():
+            return await self._pinned(part, replica, spec).hand_over.remote(spec.session, attempt)
+
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+        """Have the replica stay for the session. Raises `PartLost`."""
+        beats = self._pinned(part, replica, spec).options(stream=True).hold.remote(spec.session)
+        try:
+            with _losses():
+                async for _ in beats:
+                    pass
+        finally:
+            beats.cancel()
+
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding the session. Raises `PartLost`."""
         with _losses():
             await self._pinned(part, replica, spec).keep.remote(spec.session)
 
-    async def close(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def protect(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
+        """Have the replica export the session soon. Raises `PartLost`."""
+        with _losses():
+            await self._pinned(part, replica, spec).protect.remote(spec.session, attempt)
+
+    async def close(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> None:
         """Have the replica forget the session. Raises `PartLost`."""
         with _losses():
-            await self._pinned(part, replica, spec).close.remote(spec.session)
+            await self._pinned(part, replica, spec).close.remote(spec.session, attempt)
 
-    async def forget(self, session: str) -> None:
-        """Have the session's exports forgotten. Raises `PartLost`."""
+    async def forget(self, session: str, attempt: int) -> None:
+        """Have the session's exports forgotten, and its journal. Raises `PartLost`."""
         with _losses():
-            await self._vault(session).forget.remote(session)
+            await self._vault(session).forget.remote(session, attempt)
 
     async def _promise(self, spec: SessionSpec, full: NoRoom) -> None:
         """Tell the replica that has room first that the client is told so."""
@@ -138,6 +177,23 @@ class ServeGraph:
 
     def _vault(self, session: str) -> Any:
         return self._handles.vault.options(session_id=session)
+
+
+class ServeArchive:
+    """The `Archive` of a cluster: its Vault."""
+
+    def __init__(self, handles: StageHandles) -> None:
+        self._vault = handles.vault
+
+    async def write(self, session: str, attempt: int, writing: Writing) -> Kept:
+        """Keep pages of the session's journal. Raises `PartLost`, and SESSION_TAKEN_OVER."""
+        with _fenced(), _losses():
+            return await self._vault.options(session_id=session).write.remote(session, attempt, writing)
+
+    async def read(self, session: str, attempt: int | None) -> dict[str, bytes]:
+        """The pages that are held whole. Raises `PartLost`, and SESSION_TAKEN_OVER."""
+        with _fenced(), _losses():
+            return await self._vault.options(session_id=session).read.remote(session, attempt)
 
 
 class NoRoom(NoPlace):
@@ -189,6 +245,17 @@ def _losses() -> Iterator[None]:
                 raise ExportRefused(str(cause)) from error
             if isinstance(cause, _loss_types()):
                 raise PartLost(f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}") from error
+        raise
+
+
+@contextmanager
+def _fenced() -> Iterator[None]:
+    """Turn the word of a replica or Vault that a later owner of the session has come into SESSION_TAKEN_OVER."""
+    try:
+        yield
+    except Exception as error:
+        if any(isinstance(cause, Superseded) for cause in _causes(error)):
+            raise fail("SESSION_TAKEN_OVER", "the session went on at another server") from error
         raise
 
 

@@ -87,6 +87,14 @@ class Decision:
     """What was held, waited and was due, in the observation's unit."""
 
 
+def carried(held: float, used: float, most: float) -> float:
+    """Sessions that one replica carries: as many as those held would be if the replicas they fill were full; `most` at most.
+
+    `used`: how many full replicas those held would make, by what the replicas measured; 0 where nobody knows.
+    """
+    return min(most, held / used) if held > 0 and used > 0 else most
+
+
 def decide(rules: ScalingRules, seen: Observation, state: ScalingState) -> tuple[Decision, ScalingState]:
     """The number of replicas, and what to remember.
 
@@ -124,10 +132,15 @@ def _kept(
 
 
 def _due(rules: ScalingRules, oldest: tuple[float, float], now: float, current: float) -> float:
-    """What is expected to come on top until a replica that is asked for now serves; a decline counts for nothing."""
+    """What is expected to come on top until a replica that is asked for now serves; a decline counts for nothing.
+
+    Nor does growth that chance explains: of as many sessions as come and go unbidden, two counts differ by about the root of
+    their sum.
+    """
     began, before = oldest
+    growth = current - before - math.sqrt(current + before)
     # Never over less than trend_s: a service that has just started has no trend.
-    return max(0.0, (current - before) / max(now - began, rules.trend_s) * rules.start_s)
+    return max(0.0, growth / max(now - began, rules.trend_s) * rules.start_s)
 
 
 def _wants(

@@ -1,12 +1,13 @@
 """Where a call goes: the decision itself, over plain values. Serve's router and the simulator both ask here.
 
-Two routers may see the fleet differently. What they decide is a hint: the replica admits for itself (`holding.py`), and
-Redis says which replica a session is on (`SessionStore.place`).
+Two routers may see the fleet differently. What they decide is a hint: the replica admits for itself, and lets nobody act on a
+session at an older attempt than it has seen (`fencing.py`).
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,12 +23,16 @@ class ReplicaView:
     started_at: float
     """Seconds since the epoch; unknown: infinite, which is youngest."""
     held: float = 0.0
-    """What its sessions take: their count, or the sum of their utilisations."""
+    """What its sessions take, in small sessions: of the smallest kind that it has lately seen."""
     capacity: float = math.inf
-    """How much of that it takes."""
+    """How many of those it takes."""
     draining: bool = False
     """Whether it keeps its sessions and takes no others."""
     pool: str = DEFAULT_POOL
+
+    def has_room(self, need: float) -> bool:
+        """For so many small sessions, or all that it could ever take."""
+        return fits(self.held, min(need, self.capacity), self.capacity)
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -35,12 +40,14 @@ class ReplicaView:
         return self.started_at, self.id
 
 
-def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POOL, need: float = 1.0) -> list[str]:
+def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POOL) -> list[str]:
     """The ids of the replicas to ask, in order.
 
-    A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room for
-    `need`: that leaves the newest empty, which Serve removes first. Those that look full come last, because the view may be
-    late. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
+    A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room: that
+    leaves the newest empty, which Serve removes first. How large it is nobody knows here. So those that have room for one
+    small session are asked, and the more have refused it, the more room the next is to have (`wanted`). Those that look full
+    come last, because the view may be late, and only until `MOST_ASKED` have refused. Raises `ReplicaGone` and `NoReplica`:
+    nothing waits here.
     """
     if pin.replica is not None:
         for replica in replicas:
@@ -50,8 +57,20 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
     willing = [r for r in replicas if r.pool == pool and not r.draining and r.id not in pin.refused]
     if not willing:
         raise NoReplica("every replica has refused the session")
-    willing.sort(key=lambda r: (not fits(r.held, need, r.capacity), r.age_order))
-    return [replica.id for replica in willing]
+    need = wanted(pin)
+    roomy = [r for r in willing if r.has_room(1.0)]
+    roomy.sort(key=lambda r: (not r.has_room(need), r.age_order))
+    full = [r for r in willing if not r.has_room(1.0)] if len(pin.refused) < MOST_ASKED else []
+    if not roomy and not full:
+        raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
+    # Another order for each session: else all those who find no room would stand in line at the same few.
+    full.sort(key=lambda r: zlib.crc32(f"{pin.session}@{r.id}".encode()))
+    return [replica.id for replica in roomy + full]
+
+
+def wanted(pin: Pin) -> float:
+    """Small sessions that a replica is to have room for, to be asked next: twice as many after every second refusal."""
+    return float(2 ** min(len(pin.refused) // 2, 16))
 
 
 def fits(held: float, need: float, capacity: float) -> bool:
@@ -59,4 +78,6 @@ def fits(held: float, need: float, capacity: float) -> bool:
     return held + need <= capacity + ROUNDING
 
 
+MOST_ASKED = 4
+"""Who was refused by so many asks none that looks full; each answers in milliseconds, and a fleet may have thousands."""
 ROUNDING = 1e-9

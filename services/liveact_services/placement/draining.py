@@ -1,4 +1,4 @@
-"""Emptying replicas: mark them, have their sessions moved, let them go."""
+"""Emptying replicas: mark them, have their sessions leave, let them go."""
 
 from __future__ import annotations
 
@@ -27,14 +27,6 @@ class Drainable(Protocol):
         """The sessions held."""
 
 
-class Mover(Protocol):
-    """Whoever can take a session from one replica to another. Nothing here does: without one, sessions run to their end."""
-
-    async def move(self, session: str, replica: str) -> str | None:
-        """Move it off this replica at its next block boundary; gives the replica that holds it then, or None where that
-        cannot be done now."""
-
-
 @dataclass(frozen=True)
 class Replica:
     """A replica of a stateful deployment, and how to speak to it."""
@@ -42,21 +34,22 @@ class Replica:
     id: str
     deployment: str
     calls: Drainable
+    pid: int | None = None
+    """Of its process, on its own machine."""
 
 
 async def drain(
     replicas: list[Replica],
-    mover: Mover | None = None,
     *,
     let_go: bool = False,
     wait_s: float = 0.0,
     poll_s: float = 1.0,
     told: Callable[[str, int], None] = lambda replica, held: None,
 ) -> dict[str, list[str]]:
-    """Mark the replicas, move their sessions, and wait up to `wait_s` until they are empty.
+    """Mark the replicas and wait up to `wait_s` until they are empty.
 
-    All are marked before any session is moved, so that none moves onto one that drains too. Tells how many each still holds
-    whenever that changes; gives the sessions that are left, by replica.
+    Their sessions leave by themselves: whoever speaks for one hears of the mark from the router (`departing.py`). Tells how many
+    each still holds whenever that changes; gives the sessions that are left, by replica.
     """
     await asyncio.gather(*(replica.calls.drain(True, let_go) for replica in replicas))
     clock = asyncio.get_running_loop()
@@ -65,9 +58,6 @@ async def drain(
     while True:
         for replica in replicas:
             held = await replica.calls.sessions()
-            if mover is not None:
-                moved = await asyncio.gather(*(mover.move(session, replica.id) for session in held))
-                held = [session for session, where in zip(held, moved, strict=True) if where is None]
             if left.get(replica.id) != held:
                 left[replica.id] = held
                 told(replica.id, len(held))
@@ -89,7 +79,9 @@ def running_replicas(application: str) -> list[Replica]:
             handle = serve.get_deployment_handle(name, application)
             running = [r for r in deployment["replicas"] if r["state"] == "RUNNING"]
             running.sort(key=lambda r: r["start_time_s"])
-            replicas += [Replica(r["replica_id"], name, _Remote(handle, r["replica_id"])) for r in running]
+            replicas += [
+                Replica(r["replica_id"], name, _Remote(handle, r["replica_id"]), r.get("pid")) for r in running
+            ]
     return replicas
 
 

@@ -1,12 +1,13 @@
-"""A whole fleet of one pool, indexed: the same choice as `choose.choose`, in the logarithm of the fleet's size."""
+"""A whole fleet of one pool, indexed: the same choice as `choose.choose`, in about the logarithm of the fleet's size."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 
-from liveact_services.placement.choose import ROUNDING, ReplicaView
+from liveact_services.placement.choose import MOST_ASKED, ROUNDING, ReplicaView, wanted
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 _CLOSED = -math.inf
@@ -27,8 +28,8 @@ class Fleet:
         """By slot; None where one has gone."""
         self._size = _SMALLEST
         self._free = [_CLOSED] * (2 * self._size)
-        self.held = 0.0
-        """What all of them hold."""
+        self.used = 0.0
+        """How many full replicas all that they hold would make."""
         self.draining = 0
         """How many are drained."""
 
@@ -73,30 +74,57 @@ class Fleet:
         while self._ids and self._ids[-1] is None:
             self._ids.pop()
 
-    def update(self, replica: str, *, held: float | None = None, draining: bool | None = None) -> None:
+    def update(
+        self,
+        replica: str,
+        *,
+        held: float | None = None,
+        capacity: float | None = None,
+        draining: bool | None = None,
+    ) -> None:
         """What is known of it now. Raises `ReplicaGone`."""
         before = self.view(replica)
         after = ReplicaView(
-            before.id, before.started_at, before.held if held is None else held, before.capacity,
-            before.draining if draining is None else draining, before.pool,
+            before.id, before.started_at, before.held if held is None else held,
+            before.capacity if capacity is None else capacity, before.draining if draining is None else draining, before.pool,
         )  # fmt: skip
         self._count(before, -1)
         self._count(after, 1)
         self._views[replica] = after
         self._write(after)
 
-    def choose(self, pin: Pin, need: float = 1.0) -> str:
-        """The first of `choose.choose`, if it has room. Raises `ReplicaGone` and `NoReplica`."""
+    def choose(self, pin: Pin) -> str:
+        """The first of `choose.choose`; of replicas that look full any. Raises `ReplicaGone` and `NoReplica`."""
         if pin.replica is not None:
             return self.view(pin.replica).id
-        slot = -1
-        while True:
-            slot = self._first(slot + 1, need - ROUNDING)
-            if slot < 0:
-                raise NoReplica("every replica has refused the session")
+        # Those older than who refused it, with as much room as it wants now, were asked before.
+        asked = max((self._slots.get(replica, -1) for replica in pin.refused), default=-1)
+        for need, start in ((wanted(pin), asked + 1), (1.0, 0)):
+            if (replica := self._with_room(pin, need, start)) is not None:
+                return replica
+        if len(pin.refused) < MOST_ASKED and (replica := self._full(pin)) is not None:
+            return replica
+        raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
+
+    def _with_room(self, pin: Pin, need: float, start: int) -> str | None:
+        """The oldest from this place on with room for so many small sessions that has not refused."""
+        slot = self._first(start, need - ROUNDING)
+        while slot >= 0:
             replica = self._ids[slot]
             if replica is not None and replica not in pin.refused:
                 return replica
+            slot = self._first(slot + 1, need - ROUNDING)
+        return None
+
+    def _full(self, pin: Pin) -> str | None:
+        """A willing one that has not refused: the first from a place in the list that is another for each session."""
+        count = len(self._ids)
+        start = zlib.crc32(pin.session.encode()) % max(1, count)
+        for step in range(count):
+            replica = self._ids[(start + step) % count]
+            if replica is not None and replica not in pin.refused and not self._views[replica].draining:
+                return replica
+        return None
 
     def newest_first(self) -> Iterator[ReplicaView]:
         """Every replica, the newest in front; the fleet may be updated meanwhile, and nothing added or removed."""
@@ -111,7 +139,7 @@ class Fleet:
     # ---- the tree ----------------------------------------------------------------------------------------------------------
 
     def _first(self, start: int, need: float) -> int:
-        """The first slot from `start` on with `need` free; -1 where there is none."""
+        """The first slot from `start` on with `need` free, or all it could have; -1 where there is none."""
         if start >= self._size:
             return -1
         tree, node = self._free, start + self._size if start else 1
@@ -139,10 +167,12 @@ class Fleet:
             tree[node] = best
 
     def _write(self, view: ReplicaView) -> None:
-        self._set(self._slots[view.id], _CLOSED if view.draining else view.capacity - view.held)
+        # An empty one has all the room that it could ever have.
+        free = view.capacity - view.held if view.held > 0 else math.inf
+        self._set(self._slots[view.id], _CLOSED if view.draining else free)
 
     def _count(self, view: ReplicaView, sign: int) -> None:
-        self.held += sign * view.held
+        self.used += sign * view.held / view.capacity
         self.draining += sign * view.draining
 
     def _newest(self) -> ReplicaView | None:

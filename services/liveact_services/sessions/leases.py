@@ -5,6 +5,9 @@ Redis's own clock ends a lease. A fencing token grows with every lease given out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from liveact_services.errors import ServiceError, fail
 from liveact_services.sessions.database import Database
 from liveact_services.sessions.keys import ENDED_LIST, SessionKeys
@@ -35,8 +38,25 @@ class Leases:
         outcome, rest = await self._database.run(
             "acquire",
             [self._keys.session(session_id), self._keys.lease(session_id)],
-            [owner, ttl_ms, "1" if take_over else "", ENDED_LIST],
+            [owner, ttl_ms, "1" if take_over else "", ENDED_LIST, ""],
         )
+        return self._token(session_id, outcome, rest)
+
+    async def take_back(self, session_id: str, owner: str, token: int, ttl_ms: int) -> int:
+        """Leases a session again to who had it last, with `token`; returns a new token.
+
+        Raises LeaseLost where somebody was given the lease since, and otherwise as `acquire` does.
+        """
+        _check_ttl(ttl_ms)
+        outcome, rest = await self._database.run(
+            "acquire",
+            [self._keys.session(session_id), self._keys.lease(session_id)],
+            [owner, ttl_ms, "1", ENDED_LIST, token],
+        )
+        return self._token(session_id, outcome, rest)
+
+    @staticmethod
+    def _token(session_id: str, outcome: str, rest: Sequence[Any]) -> int:
         match outcome:
             case "OK":
                 return int(rest[0])
@@ -50,6 +70,8 @@ class Leases:
                 state = SessionState[rest[0].decode()]
                 reason = "SESSION_EXPIRED" if state is SessionState.EXPIRED else "SESSION_ENDED"
                 raise fail(reason, f"session {session_id} is {state.name}")
+            case "STALE":
+                raise LeaseLost(session_id)
             case _:
                 raise fail("SESSION_NOT_FOUND", f"there is no session sessions/{session_id}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from liveact_services.errors import ServiceError, fail
 from liveact_services.sessions.database import Clock, Database
@@ -18,9 +18,6 @@ from liveact_services.sessions.tokens import token_matches, token_session
 from liveact_services.tenants.tenant import UNLIMITED, Quotas
 
 _SWEEP_BATCH = 500
-
-Stage = Literal["denoiser", "decoder"]
-"""The stages whose replicas hold a session's state: the record's field of that name says which."""
 
 _log = logging.getLogger(__name__)
 
@@ -207,26 +204,6 @@ class SessionStore:
                 return float(rest[0])
             case _:
                 return None
-
-    async def place(
-        self, session_id: str, token: int, replica: str, *, was: str = "", stage: Stage = "denoiser"
-    ) -> None:
-        """Writes which replica holds a session's state, if it is where the lease holder believes it to be.
-
-        `was` is the replica it is moved from, empty for a session that has none; saying the same twice is no error. So of two
-        who place one session, one succeeds. Raises LeaseLost, SESSION_NOT_FOUND or SESSION_PLACED.
-        """
-        outcome, rest = await self._database.run(
-            "place", [self._keys.session(session_id), self._keys.lease(session_id)], [token, stage, replica, was]
-        )
-        match outcome:
-            case "STALE":
-                raise LeaseLost(session_id)
-            case "MISSING":
-                raise _not_found(session_id)
-            case "PLACED":
-                where = rest[0].decode() or "no replica"
-                raise fail("SESSION_PLACED", f"session {session_id} is on {where}, not on {was or 'none'}")
 
     async def close(self, session_id: str, tenant: str) -> SessionRecord:
         """Ends a session at its owner's wish; one that has ended stays as it ended. Raises SESSION_NOT_FOUND."""

@@ -10,7 +10,7 @@ import numpy as np
 from liveact_services.simulate.oracle import fewest_replica_seconds
 
 if TYPE_CHECKING:
-    from liveact_services.simulate.simulation import Session
+    from liveact_services.simulate.service import Session
 
 HOUR_S = 3600.0
 
@@ -22,6 +22,10 @@ class Tally:
         self.until_s = until_s
         self.sessions = self.refusals = self.quota_refusals = self.losses = self.migrations = self.nodes_lost = 0
         self.most_replicas = 0
+        self.told = self.told_right = 0
+        """Clients that came back when they were told, and those of them for whom the time was right."""
+        self._asked_replicas = array("H")
+        """Of each session that was placed: how many replicas refused it before."""
         self._waits = array("d")
         self._begins, self._ends, self._needs = array("d"), array("d"), array("d")
         self._since = 0.0
@@ -37,6 +41,17 @@ class Tally:
         """It begins."""
         if session.asked_s >= 0:
             self._waits.append(session.began_s - session.asked_s)
+
+    def placed_after(self, now: float, refusals: int) -> None:
+        """A replica took a session, after so many had refused it."""
+        if now >= 0:
+            self._asked_replicas.append(refusals)
+
+    def came_back(self, session: Session, right: bool) -> None:
+        """It waited as long as it was told, and that was right or not."""
+        if session.asked_s >= 0:
+            self.told += 1
+            self.told_right += right
 
     def over_quota(self, session: Session) -> None:
         """Its tenant has as many as it may."""
@@ -86,6 +101,7 @@ class Tally:
         session_hours = float(present_s.sum()) / HOUR_S
         fewest = fewest_replica_seconds(begins, ends, needs, bound, self.until_s)
         waits = np.frombuffer(self._waits) if len(self._waits) else np.zeros(1)
+        asked = np.frombuffer(self._asked_replicas, np.uint16) if len(self._asked_replicas) else np.zeros(1)
         hours = gpus_per_replica / HOUR_S
         return {
             "sessions": self.sessions,
@@ -95,6 +111,10 @@ class Tally:
             "wait_p95_s": round(float(np.quantile(waits, 0.95)), 3),
             "wait_p999_s": round(float(np.quantile(waits, 0.999)), 3),
             "waited_share": round(float(np.mean(waits > 0)), 6),
+            "asked_mean": round(1 + float(np.mean(asked)), 3),
+            "asked_p999": 1 + int(np.quantile(asked, 0.999, method="higher")),
+            "told": self.told,
+            "told_right": _ratio(self.told_right, self.told),
             "refused": self.refusals,
             "refused_share": _ratio(self.refusals, self.sessions),
             "refused_by_quota": self.quota_refusals,

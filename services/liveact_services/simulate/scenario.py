@@ -11,7 +11,8 @@ from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
 from liveact_services.placement.pins import Pin
 from liveact_services.simulate.machines import Hardware
-from liveact_services.simulate.simulation import Service, Simulation
+from liveact_services.simulate.service import Service
+from liveact_services.simulate.simulation import Simulation
 from liveact_services.simulate.workload import Demand, draw
 
 SESSIONS_A_REPLICA = 100
@@ -40,7 +41,7 @@ class Scenario:
         tally = Simulation(workload, self.rules, hardware, service, demand.until_s, self.seed).run()
         return {
             "replicas": self.replicas,
-            **tally.figures(service.bound, hardware.gpus_per_replica, hardware.replicas_per_node),
+            **tally.figures(service.max_utilisation, hardware.gpus_per_replica, hardware.replicas_per_node),
         }
 
     @property
@@ -72,7 +73,7 @@ def decision_cost(replicas: int, rounds: int = 2000) -> dict[str, float]:
         began = time.process_time()
         for step in range(rounds):
             now = 10.0 * (number * rounds + step)
-            seen = Observation(now, replicas, fleet.held, 0.0, 1.0, fleet.draining, fleet.idle_newest())
+            seen = Observation(now, replicas, fleet.used, 0.0, 1.0, fleet.draining, fleet.idle_newest())
             _, state = decide(rules, seen, state)
         scale = min(scale, time.process_time() - began)
     return {"place_us": round(place / rounds * 1e6, 2), "scale_us": round(scale / rounds * 1e6, 2)}

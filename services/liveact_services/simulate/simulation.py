@@ -1,65 +1,31 @@
 """The events of a day, one after the other: sessions come and go, replicas start, nodes are lost, the policy is asked.
 
-Where a session goes is `placement.fleet`, what a replica admits `placement.holding`, how many replicas there are
-`placement.autoscaling`: the code that serves. A client that finds no room asks again, as the service tells it to.
+Where a session goes is `placement.fleet`, what a replica admits and when it tells others to come back `denoiser.admission`,
+how many replicas there are `placement.autoscaling`: the code that serves.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, decide
+from liveact_models.timeline import block_seconds
+from liveact_services.denoiser.admission import Refusal
+from liveact_services.denoiser.simulation import simulated_spec
+from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, carried, decide
 from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
-from liveact_services.placement.holding import Admission, Holding
-from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin
+from liveact_services.placement.pins import NoReplica, Pin
 from liveact_services.simulate.machines import Hardware, Machines, Node
+from liveact_services.simulate.replica import SimulatedDenoiser
 from liveact_services.simulate.report import Tally
+from liveact_services.simulate.service import Service, Session
 from liveact_services.simulate.workload import Workload
-
-
-@dataclass(frozen=True)
-class Service:
-    """How the simulated service behaves; seconds."""
-
-    bound: float = 0.9
-    """Sum of utilisations that a replica admits."""
-    max_sessions: int = 8
-    tick_s: float = 10.0
-    """How often the policy hears of the fleet: Serve's replicas report that often."""
-    retry_s: float = ASK_AGAIN_S
-    """After which a client that found no room asks again."""
-    patience_s: float = 60.0
-    """How long it does so."""
-    block_s: float = 1.6
-    """A session moves at a block's end, and `transfer_s` later it is there."""
-    transfer_s: float = 0.3
-    moves: bool = True
-    """Whether surplus replicas are drained by moving their sessions; otherwise they wait for them to end."""
-
-
-@dataclass(slots=True)
-class Session:
-    """One session of the workload."""
-
-    name: str
-    need: float
-    tenant: int
-    asked_s: float
-    last_s: float
-    """How much of it is still to come once it is placed."""
-    ends_s: float = 0.0
-    replica: int = -1
-    """Where it is; -1 while it waits."""
-    began_s: float = -1.0
-    """When it was first placed."""
-    token: int = 0
-    """Grows with every placement, as a lease's does."""
 
 
 class Simulation:
@@ -73,17 +39,17 @@ class Simulation:
         service: Service,
         until_s: float,
         seed: int,
-        admission: Callable[[str], Admission] | None = None,
     ) -> None:
-        """`admission` makes what a replica of that name admits by; by default its count and the sum of its utilisations."""
         self.tally = Tally(until_s)
         self._workload, self._rules, self._service, self._until = workload, rules, service, until_s
         self._hardware, self._machines = hardware, Machines(hardware, seed)
         self._random = random.Random(seed + 1)
         self._fleet = Fleet()
         self._state = ScalingState()
-        self._holdings: dict[int, Admission] = {}
-        self._admission = admission or self._by_utilisation
+        self._replicas: dict[int, SimulatedDenoiser] = {}
+        """Those that serve."""
+        self._unheard: set[int] = set()
+        """Those of which routers have not heard the latest."""
         self._nodes: dict[int, Node] = {}
         """Of every replica, those that start included."""
         self._starting: dict[int, None] = {}
@@ -95,6 +61,9 @@ class Simulation:
         self._sessions: dict[str, Session] = {}
         self._of_tenant: Counter[int] = Counter()
         self._waiting = 0.0
+        """What those without a replica need, in full replicas."""
+        self._present = 0
+        """Sessions with one."""
         self._born = 0
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = 0
@@ -108,15 +77,16 @@ class Simulation:
         for _ in range(self._rules.min_replicas):
             self._start()
         self._at(self._now, self._tick, None)
+        self._at(self._now, self._hear, None)
         arrivals = zip(
-            range(len(workload)), workload.arrive_s.tolist(), workload.last_s.tolist(), workload.need.tolist(),
+            range(len(workload)), workload.arrive_s.tolist(), workload.last_s.tolist(), workload.picture.tolist(),
             workload.tenant.tolist(), strict=True,
         )  # fmt: skip
-        for number, asked, last, need, tenant in arrivals:
+        for number, asked, last, picture, tenant in arrivals:
             while events and events[0][0] <= asked:
                 self._next()
             self._now = asked
-            self._arrive(Session(str(number), need, tenant, asked, last))
+            self._arrive(self._session(number, asked, last, picture, tenant))
         while events and events[0][0] <= self._until:
             self._next()
         self._now = self._until
@@ -133,7 +103,18 @@ class Simulation:
         self._order += 1
         heapq.heappush(self._events, (when, self._order, happens, what))
 
+    def _clock(self) -> float:
+        return self._now
+
     # ---- sessions ----------------------------------------------------------------------------------------------------------
+
+    def _session(self, number: int, asked: float, last: float, picture: int, tenant: int) -> Session:
+        seen = self._workload.pictures[picture]
+        spec = simulated_spec(
+            str(number), str(tenant), side=seen.width, height=seen.height, fps=seen.fps, seed=number
+        )  # fmt: skip
+        block_s = self._service.device.pixel_s * seen.width * seen.height
+        return Session(spec, block_s / block_seconds(1, seen.fps), tenant, asked, last)
 
     def _arrive(self, session: Session) -> None:
         tenant = session.tenant
@@ -143,23 +124,57 @@ class Simulation:
             return
         self._of_tenant[tenant] += 1
         self._sessions[session.name] = session
-        if not self._place(session):
-            self._wait(session)
+        self._seek(session)
 
-    def _place(self, session: Session) -> bool:
-        """Put it on the first replica that the router names; whether there was one."""
-        try:
-            replica = self._fleet.choose(Pin(session.name), session.need)
-        except NoReplica:
-            return False
-        self._settle(session, int(replica))
-        return True
+    def _seek(self, session: Session) -> None:
+        """Find it a place, or have it wait for one, or give up."""
+        replica, told = self._find(session)
+        if replica is not None:
+            self._settle(session, replica)
+            return
+        now, service = self._now, self._service
+        left = session.asked_s + service.patience_s - now
+        if left <= 0:
+            self._give_up(session)
+            return
+        self._waiting += session.need / service.max_utilisation
+        # A session that lost its replica is told nothing.
+        session.told_s = told if session.began_s < 0 and told <= left else -1.0
+        self._at(now + (told if session.told_s >= 0 else min(service.retry_s, left)), self._ask_again, session)
+
+    def _ask_again(self, session: Session) -> None:
+        self._waiting -= session.need / self._service.max_utilisation
+        told, session.told_s = session.told_s, -1.0
+        self._seek(session)
+        if told >= 0:
+            # Right, too, where it is told to come back before a fifth of the time has passed again.
+            self.tally.came_back(session, session.replica >= 0 or 0 <= session.told_s <= LATE * told)
+
+    def _find(self, session: Session) -> tuple[int | None, float]:
+        """As the Gateway does: ask one replica after the other. The one that took it; else the seconds it is told to wait."""
+        refused: dict[str, Refusal] = {}
+        while True:
+            try:
+                name = self._fleet.choose(Pin(session.name, None, tuple(refused)))
+            except NoReplica:
+                break
+            age_s = self._now - session.began_s if session.began_s >= 0 else 0.0
+            if (refusal := self._replicas[int(name)].open(session.spec, age_s)) is None:
+                self.tally.placed_after(self._now, len(refused))
+                return int(name), 0.0
+            refused[name] = refusal
+        # Only a client is told a time: a session that lost its replica asks again by itself, and soon.
+        times = {} if session.began_s >= 0 else {name: refusal.retry_after_s for name, refusal in refused.items()}
+        known = [(time, name) for name, time in times.items() if time is not None]
+        if not known:
+            return None, math.inf
+        soonest, first = min(known)
+        self._replicas[int(first)].admission.expect(session.spec, soonest)
+        return None, soonest
 
     def _settle(self, session: Session, replica: int) -> None:
-        session.token += 1
-        holding = self._holdings[replica]
-        holding.admit(session.name, session.token, session.need)
-        self._fleet.update(_name(replica), held=holding.used)
+        self._unheard.add(replica)
+        self._present += 1
         if session.began_s < 0:
             session.began_s = self._now
             self.tally.placed(session)
@@ -168,37 +183,25 @@ class Simulation:
             self._at(session.ends_s, self._end, session)
         session.replica = replica
 
-    def _wait(self, session: Session) -> None:
-        session.asked_s = self._now if session.began_s >= 0 else session.asked_s
-        self._waiting += session.need
-        self._at(self._now + self._service.retry_s, self._retry, session)
-
-    def _retry(self, session: Session) -> None:
-        self._waiting -= session.need
-        if self._place(session):
-            return
-        if self._now - session.asked_s < self._service.patience_s:
-            self._waiting += session.need
-            self._at(self._now + self._service.retry_s, self._retry, session)
+    def _give_up(self, session: Session) -> None:
+        self._forget(session)
+        if session.began_s < 0:
+            self.tally.refused(session)
         else:
-            self._forget(session)
-            if session.began_s < 0:
-                self.tally.refused(session)
-            else:
-                self.tally.lost(session, self._now)
+            self.tally.lost(session, self._now)
 
     def _end(self, session: Session) -> None:
         # One that was lost with its node meanwhile ends later, and that end is on its way.
         if session.replica >= 0 and self._now >= session.ends_s:
-            self._leave(session)
+            self._leave(session, ended=True)
             self._forget(session)
             session.replica = -1
             self.tally.served(session, self._now)
 
-    def _leave(self, session: Session) -> None:
-        holding = self._holdings[session.replica]
-        holding.release(session.name, session.token)
-        self._fleet.update(_name(session.replica), held=holding.used)
+    def _leave(self, session: Session, ended: bool) -> None:
+        self._replicas[session.replica].admission.release(session.name, ended)
+        self._unheard.add(session.replica)
+        self._present -= 1
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.name]
@@ -216,12 +219,11 @@ class Simulation:
             return
         if replica not in self._surplus and replica not in self._leaving:
             return
-        try:
-            other = int(self._fleet.choose(Pin(session.name), session.need))
-        except NoReplica:
+        other, _ = self._find(session)
+        if other is None:
             self._at(self._now + self._service.retry_s, self._move, moving)
             return
-        self._leave(session)
+        self._leave(session, ended=False)
         self._settle(session, other)
         self.tally.moved(self._now)
 
@@ -243,14 +245,24 @@ class Simulation:
             return
         self._count()
         del self._starting[replica]
-        self._holdings[replica] = self._admission(_name(replica))
-        draining = self._nodes[replica].leaving
-        self._fleet.add(ReplicaView(_name(replica), self._now, 0.0, self._service.bound, draining))
+        service, draining = self._service, self._nodes[replica].leaving
+        started = self._replicas[replica] = SimulatedDenoiser(
+            service.device, service.max_sessions, service.max_utilisation, self._clock, self._random
+        )
+        held, capacity = started.admission.filled
+        self._fleet.add(ReplicaView(_name(replica), self._now, held, capacity, draining))
         if draining:
+            started.draining = True
             self._leaving.add(replica)
 
-    def _by_utilisation(self, name: str) -> Admission:
-        return Holding(name, max_sessions=self._service.max_sessions, bound=self._service.bound)
+    def _hear(self, nothing: None) -> None:
+        """Routers hear of the replicas where something changed."""
+        self._at(self._now + self._service.hear_s, self._hear, None)
+        for replica in sorted(self._unheard & self._replicas.keys()):
+            said = self._replicas[replica]
+            held, capacity = said.admission.filled
+            self._fleet.update(_name(replica), held=held, capacity=capacity, draining=said.draining)
+        self._unheard.clear()
 
     def _stop(self, replica: int) -> None:
         """It is there no more; its sessions were moved or are lost."""
@@ -260,14 +272,14 @@ class Simulation:
             del self._starting[replica]
         else:
             self._fleet.remove(_name(replica))
-            del self._holdings[replica]
+            self._present -= len(self._replicas.pop(replica).admission.sessions)
             self._surplus.discard(replica)
             self._leaving.discard(replica)
         self._machines.stop(replica, node)
 
     def _drain(self, replica: int) -> None:
-        self._fleet.update(_name(replica), draining=True)
-        for name in self._holdings[replica].sessions:
+        self._mark(replica, True)
+        for name in self._replicas[replica].admission.sessions:
             at = self._now + self._random.random() * self._service.block_s + self._service.transfer_s
             self._at(at, self._move, (self._sessions[name], replica))
 
@@ -279,7 +291,7 @@ class Simulation:
             return
         if node.spot:
             node.leaving = True
-            for replica in sorted(node.replicas & self._holdings.keys()):
+            for replica in sorted(node.replicas & self._replicas.keys()):
                 self._leaving.add(replica)
                 self._surplus.discard(replica)
                 self._drain(replica)
@@ -291,27 +303,27 @@ class Simulation:
         self.tally.node_lost(self._now)
         bereft = []
         for replica in sorted(node.replicas):
-            if replica in self._holdings:
-                bereft += [self._sessions[name] for name in self._holdings[replica].sessions]
+            if replica in self._replicas:
+                bereft += [self._sessions[name] for name in self._replicas[replica].admission.sessions]
             self._stop(replica)
         for session in bereft:
             # Another replica adopts its last export.
-            session.last_s = session.ends_s - self._now
+            session.last_s, session.asked_s = session.ends_s - self._now, self._now
             session.replica = -1
-            if self._place(session):
+            self._seek(session)
+            if session.replica >= 0:
                 self.tally.moved(self._now)
-            else:
-                self._wait(session)
 
     # ---- the policy --------------------------------------------------------------------------------------------------------
 
     def _tick(self, nothing: None) -> None:
         self._at(self._now + self._service.tick_s, self._tick, None)
-        starting = len(self._starting)
+        starting, fleet = len(self._starting), self._fleet
+        per_replica = carried(self._present, fleet.used, self._service.max_sessions)
         seen = Observation(
-            now=self._now, asked=starting + len(self._fleet), admitted=max(0.0, self._fleet.held),
-            waiting=max(0.0, self._waiting), per_replica=self._service.bound, draining=len(self._leaving),
-            idle_newest=starting + self._fleet.idle_newest(),
+            now=self._now, asked=starting + len(fleet), admitted=self._present,
+            waiting=max(0.0, self._waiting) * per_replica, per_replica=per_replica, draining=len(self._leaving),
+            idle_newest=starting + self._idle_newest(),
         )  # fmt: skip
         decision, self._state = decide(self._rules, seen, self._state)
         for _ in range(seen.asked, decision.target):
@@ -322,6 +334,11 @@ class Simulation:
 
     def _newest(self) -> int:
         return int(next(self._fleet.newest_first()).id)
+
+    def _idle_newest(self) -> int:
+        """How many of the newest hold nothing, by their own word: a view may be late, and what holds a session stays."""
+        newest = self._fleet.newest_first()
+        return sum(1 for _ in takewhile(lambda view: not self._replicas[int(view.id)].admission.sessions, newest))
 
     def _thin_out(self, surplus: int) -> None:
         """Have exactly so many of the newest drained for being too many."""
@@ -334,15 +351,24 @@ class Simulation:
             if int(view.id) not in self._leaving:
                 wanted.add(int(view.id))
         for replica in sorted(self._surplus - wanted):
-            self._fleet.update(_name(replica), draining=False)
+            self._mark(replica, False)
         fresh = sorted(wanted - self._surplus)
         self._surplus = wanted
         for replica in fresh:
             self._drain(replica)
 
+    def _mark(self, replica: int, draining: bool) -> None:
+        """It takes no sessions from now on, or again; routers hear of it soon."""
+        self._replicas[replica].draining = draining
+        self._unheard.add(replica)
+
     def _count(self) -> None:
         """Before the number of replicas or nodes changes: so long they were so many."""
         self.tally.stood(self._now, len(self._nodes), len(self._fleet), self._machines.nodes)
+
+
+LATE = 0.2
+"""Share of the time told by which a place may come late and the time was right."""
 
 
 def _name(replica: int) -> str:

@@ -11,8 +11,19 @@ _GRID_S = 10.0
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What sessions ask for, and how often."""
+
+    width: int
+    height: int
+    fps: int
+    share: float
+    """Of the sessions."""
+
+
+@dataclass(frozen=True)
 class Demand:
-    """The load of a service; a session's size is the share of a replica's time that its blocks take."""
+    """The load of a service."""
 
     sessions_per_day: int = 100_000
     tenants: int = 10_000
@@ -29,8 +40,9 @@ class Demand:
     """Mean length of a session; log-normal, of `spread` in the logarithm, `longest_s` at most."""
     spread: float = 1.0
     longest_s: float = 4 * 3600.0
-    sizes: tuple[tuple[float, float], ...] = ((0.225, 0.6), (0.45, 0.3), (0.9, 0.1))
-    """Utilisation of a session, and how often it occurs."""
+    pictures: tuple[Picture, ...] = (
+        Picture(512, 512, 20, 0.6), Picture(1024, 512, 20, 0.3), Picture(1024, 1024, 20, 0.1)
+    )  # fmt: skip
     skew: float = 0.8
     """Tenant n has a share proportional to n ** -skew."""
 
@@ -47,11 +59,6 @@ class Demand:
         began = 0.625 * self.until_s
         return base * daily + flash * ((at >= began) & (at < began + self.flash_s))
 
-    @property
-    def mean_need(self) -> float:
-        """Mean utilisation of a session."""
-        return sum(need * share for need, share in self.sizes)
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -59,10 +66,12 @@ class Workload:
 
     arrive_s: np.ndarray
     last_s: np.ndarray
-    need: np.ndarray
+    picture: np.ndarray
+    """Which of `pictures` it asks for."""
     tenant: np.ndarray
     quota: np.ndarray
     """By tenant: sessions it may have at once."""
+    pictures: tuple[Picture, ...]
 
     def __len__(self) -> int:
         return len(self.arrive_s)
@@ -80,11 +89,11 @@ def draw(demand: Demand, seed: int) -> Workload:
     size = len(arrive)
     median = demand.mean_s / np.exp(demand.spread**2 / 2)
     last = np.minimum(random.lognormal(np.log(median), demand.spread, size), demand.longest_s)
-    needs, shares = zip(*demand.sizes, strict=True)
+    shares = [picture.share for picture in demand.pictures]
     share = np.arange(1, demand.tenants + 1) ** -demand.skew
     share /= share.sum()
     busiest = demand.sessions_per_day / DAY_S * (1 + demand.swing) * demand.mean_s
     return Workload(
-        arrive, last, random.choice(needs, size, p=shares), random.choice(demand.tenants, size, p=share),
-        np.maximum(3, np.ceil(3 * busiest * share)).astype(int),
+        arrive, last, random.choice(len(shares), size, p=shares), random.choice(demand.tenants, size, p=share),
+        np.maximum(3, np.ceil(3 * busiest * share)).astype(int), demand.pictures,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import http.client
 import json
 import logging
@@ -16,6 +15,7 @@ from typing import Any
 import jwt
 
 from liveact_services.errors import fail
+from liveact_services.independent import independent
 
 FLOOR_S = 10.0
 """Least time between two fetches: tokens with made-up key ids must not hammer the issuer."""
@@ -86,8 +86,7 @@ class KeySet:
 
     def _refresh(self) -> asyncio.Task[None]:
         if self._refreshing is None:
-            # A context of its own: Serve cancels what a cancelled request has begun.
-            self._refreshing = asyncio.create_task(self._load(), context=contextvars.Context())
+            self._refreshing = independent(self._load())
         return self._refreshing
 
     async def _load(self) -> None:

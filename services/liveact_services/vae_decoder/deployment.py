@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
-from liveact_services.conductor.stages import Denoised, SessionSpec, VideoPart
+from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
-from liveact_services.vault.exporter import Exporter, put_into
+from liveact_services.vault.exporter import Snapshot
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -36,13 +36,18 @@ class VaeDecoder(StatefulReplica[_Held]):
     """Holds each session's feature cache, so that decoding block by block equals decoding the whole."""
 
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
-        super().__init__(config, config.vae_decoder, config.sessions.max_decoded)
+        super().__init__(config, config.vae_decoder, config.sessions.max_decoded, Part.DECODER, vault)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         self._fingerprint = self.model_config.fingerprint()
-        self._exporter = Exporter(put_into(vault, Part.DECODER), config.sessions.export_blocks)
+        self._adopting: set[str] = set()
+        """Sessions whose exports are being unpacked."""
 
     async def open(self, spec: SessionSpec, attempt: int = 0) -> str:
-        """Admit a session and give this replica's id, to which it is pinned from now on. Raises `ReplicaFull`."""
+        """Admit a session and give this replica's id, to which it is pinned from now on.
+
+        Raises `ReplicaFull`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(spec.session, attempt)
         self._admit(spec.session)
         self._hold(spec.session, Decoding(self._vae, spec, self.device), attempt)
         return replica_id()
@@ -50,20 +55,45 @@ class VaeDecoder(StatefulReplica[_Held]):
     async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int) -> str:
         """Go on from an export, here, whether the session was held or not; gives this replica's id.
 
-        Raises `StateError` for an export that cannot be adopted, and `ReplicaFull`.
+        Raises `StateError` for an export that cannot be adopted, `ReplicaFull`, and `Superseded` after a later attempt.
         """
+        self._fence.enter(spec.session, attempt)
         self._admit(spec.session)
-        decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+        # Its place is taken before the export is unpacked: whoever adopts meanwhile must find it taken.
+        self._adopting.add(spec.session)
+        try:
+            decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+        finally:
+            self._adopting.discard(spec.session)
         self._hold(spec.session, decoding, attempt)
         return replica_id()
 
     async def settle(self, session: str, attempt: int) -> int:
-        """Begin an attempt: give up what is being decoded; gives the block that comes next. Raises `ReplicaGone`."""
+        """Begin an attempt: give up what is being decoded; gives the block that comes next.
+
+        Raises `ReplicaGone`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(session, attempt)
         held = self._held(session)
         held.order.supersede(attempt)
         # On the thread that decodes, hence after the latent frame it is at.
         held.order.put_at(await self.compute.run(held.decoding.rewind))
         return held.order.next_block
+
+    async def hand_over(self, session: str, attempt: int) -> Boundary:
+        """Begin an attempt, finish the block that is being decoded, and put the session's value into the Vault.
+
+        It stays here until it is closed. Raises `ReplicaGone`, and `Superseded` after a later attempt.
+        """
+        self._fence.enter(session, attempt)
+        held, asked = self._held(session), time.monotonic()
+        held.order.supersede(attempt, finish=True)
+        await held.order.idle()
+        # A call that was cancelled left its block half decoded.
+        held.order.put_at(await self.compute.run(held.decoding.rewind))
+        block, finishing_s = held.order.next_block, time.monotonic() - asked
+        saved = await self._exporter.deliver(session, block, self._snapshot(held), attempt)
+        return Boundary(block, saved, finishing_s)
 
     async def decode(
         self,
@@ -84,23 +114,33 @@ class VaeDecoder(StatefulReplica[_Held]):
         async with held.order.turn(block, attempt):
             parts = held.decoding.parts(block, denoised, first_frame, backward)
             while True:
-                held.order.check(attempt)
+                held.order.check_turn(attempt)
                 if (part := await self.compute.run(next, parts, None)) is None:
                     break
                 yield part
-            self._exporter.offer(session, block + 1, lambda: held.decoding.snapshot(self._fingerprint))
+            self._offer(session, held, block + 1, attempt)
 
-    async def close(self, session: str) -> None:
-        """Forget a session; an unknown one is no error."""
+    async def close(self, session: str, attempt: int | None = None) -> None:
+        """Forget a session; an unknown one is no error. Raises `Superseded` after a later attempt."""
+        if attempt is not None:
+            self._fence.enter(session, attempt)
         held = self._sessions.pop(session, None)
+        self._exporter.forget(session)
         if held is not None:
             held.order.close()
 
+    def held(self) -> int:
+        """How many sessions are here, those whose exports are being unpacked among them."""
+        return len(self._sessions.keys() | self._adopting)
+
+    def _snapshot(self, held: _Held) -> Snapshot:
+        return held.decoding.snapshot(self._fingerprint)
+
     def _admit(self, session: str) -> None:
-        oldest = time.monotonic() - self.config.sessions.longest_rest_s
-        self._sessions = {s: held for s, held in self._sessions.items() if held.order.last_used >= oldest}
+        for forgotten in self._abandoned():
+            self._sessions.pop(forgotten).order.close()
         # One that is here already goes on here, drained or not.
-        if session not in self._sessions:
+        if session not in self._sessions and session not in self._adopting:
             self.require_room(session)
 
     def _hold(self, session: str, decoding: Decoding, attempt: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, flops, graph, load, memory, simulate
+from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, simulate
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -15,6 +15,8 @@ def _group() -> None:
 
 
 app.command()(chaos.chaos)
+app.command()(denoise.denoise)
+app.command()(exports.exports)
 app.command()(flops.flops)
 app.command()(graph.graph)
 app.command()(memory.memory)

@@ -164,7 +164,7 @@ def _compare(service: serve.OwnService, width: int, height: int, seconds: float,
     for number in range(-1, rounds):
         note("warming up both ways" if number < 0 else f"round {number + 1} of {rounds}")
         one = _bare(pipeline, portrait, voice, width, height)
-        other = asyncio.run(_served(service.address, portrait, voice, width, height))
+        other = asyncio.run(through_service(service.address, portrait, voice, width, height))
         if number >= 0:
             bare.append(one)
             served.append(other)
@@ -201,7 +201,10 @@ def _bare(pipeline: Pipeline, portrait: bytes, voice: RecordedVoice, width: int,
     return Pass(frames, time.perf_counter() - began, first, spent, blocks)
 
 
-async def _served(address: str, portrait: bytes, voice: RecordedVoice, width: int, height: int) -> Pass:
+async def through_service(
+    address: str, portrait: bytes, voice: RecordedVoice, width: int, height: int, application: str = ""
+) -> Pass:
+    """The clip through gRPC + Serve; `application` says through which, where there are several."""
     from liveact.v1 import avatar_pb2 as pb2
     from liveact_services.client import AvatarClient, speak
 
@@ -223,7 +226,8 @@ async def _served(address: str, portrait: bytes, voice: RecordedVoice, width: in
                 spent[stage] += getattr(chunk.times, f"{stage}_us") / 1e6
 
     config = pb2.SessionConfig(image=portrait, width=width, height=height, seed=1, pacing=pb2.PACING_FASTEST)
-    async with AvatarClient(address) as client:
+    metadata = [("application", application)] if application else []
+    async with AvatarClient(address, metadata=metadata) as client:
         report = await speak(client, config, voice, pace="fastest", sink=Times())
     if report.realtime_factor is None or report.first_frame_s is None:
         raise CheckFailed("the service sent no frame")

@@ -20,6 +20,7 @@ LOADS = (1.0, 2.0, 4.0)
 IN_TIME = 0.99
 DEVIATION = 0.1
 FAIRNESS = 0.98
+RIGHT = 0.9
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class LoadTable:
                 found.append(f"{one.load:g}x: {one.in_time_share:.2%} of the blocks in time, at least {IN_TIME:.0%}")
             if one.fairness < FAIRNESS:
                 found.append(f"{one.load:g}x: Jain's index {one.fairness:.3f}, at least {FAIRNESS}")
+            if one.retry_right < RIGHT:
+                found.append(f"{one.load:g}x: {one.retry_right:.1%} of the times told were right, at least {RIGHT:.0%}")
         for other in self.shared:
             if other.deviation > DEVIATION:
                 found.append(f"{other.load:g}x shared: {other.deviation:.1%} off the weights, at most {DEVIATION:.0%}")

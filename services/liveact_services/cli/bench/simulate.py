@@ -72,6 +72,8 @@ def _table(fleets: list[dict[str, Any]], hours: float) -> Table:
         "utilisation of what was admissible": "{utilisation:.1%}",
         "wait for a place, p95": "{wait_p95_s:.1f} s",
         "wait for a place, p99.9": "{wait_p999_s:.1f} s",
+        "replicas asked for a place, mean and p99.9": "{asked_mean:.1f}, {asked_p999}",
+        "told times right": "{told_right:.0%} of {told:,}",
         "refused for want of room": "{refused:,} ({refused_share:.2%})",
         "refused by quota": "{refused_by_quota:,}",
         "nodes lost or reclaimed": "{nodes_lost:,}",

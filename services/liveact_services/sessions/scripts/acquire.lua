@@ -1,14 +1,18 @@
 -- Gives out a session's lease with a new fencing token, greater than every one before.
 -- The token is the time where that is greater: a counter alone would repeat itself after Redis lost its last writes.
 -- KEYS  session, lease
--- ARGV  owner, milliseconds, '1' to take it from its holder, ended states (' A B ')
--- -> OK, token | MISSING | ENDED, state | BUSY, milliseconds left
+-- ARGV  owner, milliseconds, '1' to take it from its holder, ended states (' A B '), the token of who had it last and wants it
+--       back ('' for anybody)
+-- -> OK, token | MISSING | ENDED, state | BUSY, milliseconds left | STALE (another was given it since)
 local state, last = unpack(redis.call('HMGET', KEYS[1], 'state', 'token'))
 if not state then
   return {'MISSING'}
 end
 if string.find(ARGV[4], ' ' .. state .. ' ', 1, true) then
   return {'ENDED', state}
+end
+if ARGV[5] ~= '' and last ~= ARGV[5] then
+  return {'STALE'}
 end
 local left = redis.call('PTTL', KEYS[2])
 if ARGV[3] ~= '1' and left ~= -2 then

@@ -1,0 +1,3 @@
+from liveact_services.cli.bench.chaos.command import chaos
+
+__all__ = ["chaos"]
