@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_fixtures import helm, render
+from chart_fixtures import HelmError, render
 
 GPU = {"workers": {"cpu": {}, "gpu": {"gpus": 2}}}
 TENANTS = {"mode": "existingSecret", "existingSecret": "tenants"}
@@ -91,7 +91,7 @@ def test_a_wrong_value_is_refused_by_name(case: list[Any]) -> None:
     values, *words = case
     if {"gateway", "ingress"} & values.keys() and "tenants.mode" not in words:
         values = {**values, "tenants": TENANTS}
-    with pytest.raises(helm.HelmError) as refused:
+    with pytest.raises(HelmError) as refused:
         render(values)
     message = str(refused.value).replace("'", "")
     assert [word for word in words if word not in message] == [], message
