@@ -120,6 +120,8 @@ def test_the_arguments_are_the_configuration_of_the_values(path: Path | None) ->
             assert "replicas" not in application["args"][field], (
                 "a count among the arguments would exchange every replica"
             )
+        # What serves all pools leaves gold's GPUs to gold.
+        assert stage.node_labels.get("liveact-pool") == ("default" if stage.num_gpus else None)
     for pool, stage in got.pools.items():
         assert stage.node_labels == {"liveact-kind": "gpu", "liveact-pool": pool}
     wanted = load_config(**example(path).get("config", {}))

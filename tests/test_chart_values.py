@@ -10,6 +10,7 @@ import yaml
 from chart_fixtures import HelmError, render
 
 GPU = {"workers": {"cpu": {}, "gpu": {"gpus": 2}}}
+UNTRAINED = {"weights": {"source": "untrained"}}
 TENANTS = {"mode": "existingSecret", "existingSecret": "tenants"}
 ELSEWHERE = {
     "bundled": {"enabled": False},
@@ -38,6 +39,19 @@ WRONG = """
 - [config: {pools: {Gold: {}}}, "/config/pools", "Gold"]
 - [config: {denoiser: {num_gpus: 1}}, "config.denoiser.num_gpus"]
 - [config: {conditioner: {num_gpus: 0.5}}, "config.conditioner"]
+- [config: {sessions: {export_blocks: 1}}, "config.sessions.export_blocks"]
+- [config: {sessions: {park_after_s: 0}}, "/config/sessions/park_after_s"]
+- [config: {health_check_timeout_s: soon}, "/config/health_check_timeout_s"]
+- [config: {pools: {default: {}}}, "config.pools.default"]
+- [config: {denoiser: {ranks: 4}}, "/config/denoiser/ranks"]
+- [config: {pools: {gold: {ranks: 4}}}, "/config/pools/gold/ranks"]
+- [config: {denoiser: {exchange: int4}}, "/config/denoiser/exchange"]
+- [config: {denoiser: {ranks: 2, num_gpus: 0.5}}, "config.denoiser.num_gpus"]
+- [config: {gateway: {ranks: 2}}, "/config/gateway", "ranks"]
+- [{config: {denoiser: {ranks: 2, num_gpus: 1}}, workers: {cpu: {}, gpu: {gpus: 1}}}, "config.denoiser", "ranks"]
+- [config: {vault: {autoscaling: {max_replicas: 2}}}, "config.vault.autoscaling.sessions_per_replica"]
+- [config: {denoiser: {autoscaling: {min_replicas: 3, max_replicas: 2}}}, "config.denoiser.autoscaling.max_replicas"]
+- [config: {vae_decoder: {replicas: 5, autoscaling: {max_replicas: 2}}}, "config.vae_decoder.replicas"]
 - [config: {preset: soulx-liveact-18b}, "weights.source", "config.preset"]
 # weights
 - [weights: {source: floppy}, "/weights/source"]
@@ -103,6 +117,8 @@ def test_a_wrong_value_is_refused_by_name(case: list[Any]) -> None:
         {"workers": {"cpu": {"minReplicas": 3}}},
         {"config": {"denoiser": {"num_gpus": 1}}, **GPU},
         {"config": {"pools": {"gold": {"num_gpus": 1}}}, "workers": {"cpu": {}, "gold": {"gpus": 1, "pool": "gold"}}},
+        {"config": {"preset": "soulx-liveact-18b", "denoiser": {"num_gpus": 1, "ranks": 2}}, **GPU, **UNTRAINED},
+        {"config": {"denoiser": {"ranks": 3}}},
         {"config": {"denoiser": {"num_gpus": 1, "node_labels": {"rack": "7"}}}},
         {"config": {"sessions": {"max_duration_s": 600}}, "upgrade": {"deletionDelaySeconds": 600}},
         {"redis": ELSEWHERE},

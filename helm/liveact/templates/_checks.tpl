@@ -82,13 +82,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- $denoisers := merge (dict "default" (get $v.config "denoiser" | default dict)) ($v.config.pools | default dict) -}}
-{{- range $pool, $stage := $denoisers -}}
-{{- $stage = $stage | default dict -}}
-{{- if and (gt ($stage.num_gpus | default 0 | float64) 0.0) (not $stage.node_labels) (not (hasKey $pools $pool)) -}}
-{{- fail (printf "%s.num_gpus: no group of workers has GPUs and the pool %s" (eq $pool "default" | ternary "config.denoiser" (printf "config.pools.%s" $pool)) $pool) -}}
-{{- end -}}
-{{- end -}}
+{{- include "liveact.configChecks" . -}}
 {{- range $field, $deployment := include "liveact.stages" . | fromYaml -}}
 {{- $stage := get $v.config $field | default dict -}}
 {{- $kind := gt ($stage.num_gpus | default 0 | float64) 0.0 | ternary "gpu" "cpu" -}}

@@ -9,6 +9,14 @@ denoiser: Denoiser
 vault: Vault
 {{- end -}}
 
+{{/* The pool whose GPUs serve all pools' other stages: the default one, where it has any; "" is whichever. */}}
+{{- define "liveact.sharedPool" -}}
+{{- range $name, $given := .Values.workers -}}
+{{- $group := include "liveact.group" (dict "root" $ "group" $given) | fromYaml -}}
+{{- if and (gt ($group.gpus | int) 0) (eq $group.pool "default") }}default{{ break }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The nodes a stage runs on: those with GPUs, of its pool, or those without. */}}
 {{- define "liveact.nodeLabels" -}}
 liveact-kind: {{ gt (.stage.num_gpus | default 0 | float64) 0.0 | ternary "gpu" "cpu" }}
@@ -34,7 +42,7 @@ changing arguments exchanges every replica of the application.
 {{- define "liveact.args" -}}
 {{- $args := deepCopy .Values.config -}}
 {{- range $field, $name := include "liveact.stages" . | fromYaml -}}
-{{- $given := dict "stage" (get $args $field | default dict) "pool" (eq $field "denoiser" | ternary "default" "") -}}
+{{- $given := dict "stage" (get $args $field | default dict) "pool" (eq $field "denoiser" | ternary "default" (include "liveact.sharedPool" $)) -}}
 {{- $_ := set $args $field (include "liveact.stage" $given | fromYaml) -}}
 {{- end -}}
 {{- $pools := dict -}}

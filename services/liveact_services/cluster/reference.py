@@ -54,11 +54,21 @@ def schema() -> dict[str, Any]:
     for name in SET_BY_CHART:
         del config["properties"][name]
     config["properties"]["preset"]["enum"] = list(PRESETS)
+    config["allOf"] = [_at_most_its_heads(name) for name in PRESETS]
     values["$defs"] |= config.pop("$defs")
     values["properties"]["config"] = {**config, "description": values["properties"]["config"]["description"]}
     # A chart that has this one below it hands down its globals.
     values["properties"]["global"] = {"type": "object"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_trimmed(values)}
+
+
+def _at_most_its_heads(preset: str) -> dict[str, Any]:
+    """With that preset no Denoiser has more ranks than it has heads."""
+    ranks = {"properties": {"ranks": {"maximum": PRESETS[preset].transformer.num_heads}}}
+    named: dict[str, Any] = {"properties": {"preset": {"const": preset}}}
+    if preset != ServiceConfig().preset:
+        named["required"] = ["preset"]
+    return {"if": named, "then": {"properties": {"denoiser": ranks, "pools": {"additionalProperties": ranks}}}}
 
 
 def _trimmed(node: Any, named: bool = False) -> Any:
