@@ -31,12 +31,12 @@ FROM python:${PYTHON} AS image
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates wget \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /bin/bash liveact
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /bin/bash liveact
 COPY --from=build /opt/venv /opt/venv
 COPY examples /opt/liveact/examples
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp RAY_USAGE_STATS_ENABLED=0
 WORKDIR /opt/liveact
-USER 1000:1000
+USER 10001:10001
 EXPOSE 8000 9000
 LABEL org.opencontainers.image.title="liveact-serve-cpu" org.opencontainers.image.licenses="Apache-2.0"
 CMD ["liveact", "serve", "--host", "0.0.0.0", "--data-dir", "/tmp/liveact"]

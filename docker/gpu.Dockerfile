@@ -57,7 +57,7 @@ RUN apt-get update \
        ca-certificates gcc libbz2-1.0 libc6-dev libffi8 liblzma5 libsqlite3-0 libssl3t64 wget \
     && rm -rf /var/lib/apt/lists/* \
     && userdel --remove ubuntu \
-    && useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /bin/bash liveact
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /bin/bash liveact
 COPY --from=python /usr/local /usr/local
 COPY --from=build /opt/venv /opt/venv
 COPY examples /opt/liveact/examples
@@ -66,7 +66,7 @@ RUN ldconfig
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp RAY_USAGE_STATS_ENABLED=0 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 WORKDIR /opt/liveact
-USER 1000:1000
+USER 10001:10001
 EXPOSE 8000 9000
 LABEL org.opencontainers.image.title="liveact-serve-gpu" org.opencontainers.image.licenses="Apache-2.0"
 CMD ["liveact", "serve", "--host", "0.0.0.0", "--data-dir", "/tmp/liveact"]

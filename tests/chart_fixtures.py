@@ -24,6 +24,8 @@ if HELM is None:
     pytest.skip("there is no helm on the PATH", allow_module_level=True)
 CHART = ROOT / "helm" / "liveact"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+ALL = pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda path: path.stem if path else "defaults")
+"""A test of the defaults and of every example."""
 CRD_VARIABLE = "LIVEACT_RAYSERVICE_CRD"
 """Environment variable: KubeRay's own CustomResourceDefinition of RayService, a YAML file."""
 CRD = Path(os.environ.get(CRD_VARIABLE, ROOT.parent / "shared" / "kuberay" / "ray.io_rayservices.yaml"))

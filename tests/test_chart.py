@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
 from chart_fixtures import (
+    ALL,
     CHART,
     CRD,
     CRD_VARIABLE,
-    EXAMPLES,
     OWN_SCHEMAS,
     example,
     helm,
@@ -37,7 +37,6 @@ from liveact_services.service import SERVICERS
 
 KUBERNETES = "1.29"
 """The oldest that Chart.yaml accepts."""
-ALL = pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda path: path.stem if path else "defaults")
 
 
 def test_the_generated_files_are_what_the_types_say() -> None:
@@ -141,9 +140,10 @@ DEPLOYMENTS = {
 
 @pytest.mark.parametrize("path", [None, CHART / "examples" / "laptop-cpu.yaml"], ids=["defaults", "laptop-cpu"])
 def test_the_importable_application_has_the_deployments_that_are_counted(
-    path: Path | None, monkeypatch: pytest.MonkeyPatch
+    path: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LIVEACT_REDIS_URL", "redis://elsewhere:6379/1")
+    (tmp_path / "redis_url").write_text("redis://elsewhere:6379/1")
+    monkeypatch.setenv("LIVEACT_SECRETS_DIR", str(tmp_path))
     config = serve_config(objects(path))
     assert config["applications"][0]["import_path"] == f"{app.__module__}:{app.__name__}"
     assert config["grpc_options"]["grpc_servicer_functions"] == SERVICERS
@@ -180,26 +180,6 @@ def test_every_stage_of_the_configuration_has_its_deployment_in_the_chart() -> N
 
 
 @ALL
-def test_no_pod_has_privileges_a_token_it_does_not_need_or_service_links(path: Path | None) -> None:
-    autoscaled = example(path).get("autoscaler", {}).get("enabled", False)
-    for name, spec in pod_templates(objects(path)).items():
-        assert spec["automountServiceAccountToken"] is (name == "head" and autoscaled)
-        # A Service called liveact would otherwise set LIVEACT_PORT to a URL.
-        assert spec["enableServiceLinks"] is False
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] > 0
-        for container in [*spec["containers"], *spec.get("initContainers", [])]:
-            context = container["securityContext"]
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"] == {"drop": ["ALL"]}
-            assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
-            assert {"requests", "limits"} <= container["resources"].keys()
-        assert not any("hostPath" in volume for volume in spec["volumes"])
-        mounted = {mount["name"] for c in spec["containers"] for mount in c["volumeMounts"]}
-        assert mounted <= {v["name"] for v in spec["volumes"]} | {"data"}
-
-
-@ALL
 def test_a_worker_gets_the_time_that_its_leaving_takes(path: Path | None) -> None:
     config = load_config(**example(path).get("config", {}))
     templates = pod_templates(objects(path))
@@ -227,18 +207,6 @@ def test_another_version_of_the_chart_leaves_the_pods_as_they_are(tmp_path: Path
     after = one(render({}, chart=tmp_path / "liveact"), "RayService")
     assert after["metadata"]["labels"]["helm.sh/chart"] == "liveact-9.9.9"
     assert after["spec"] == one(objects(None), "RayService")["spec"]
-
-
-@ALL
-def test_no_password_stands_in_the_ray_service(path: Path | None) -> None:
-    things = objects(path)
-    text = yaml.safe_dump(one(things, "RayService"))
-    for secret in (thing for thing in things if thing["kind"] == "Secret"):
-        assert not any(str(value) in text for value in secret["stringData"].values())
-    for name, spec in pod_templates(things).items():
-        env = {e["name"]: e for c in spec["containers"] for e in c["env"]}
-        if name not in ("valkey", "test"):
-            assert "secretKeyRef" in env["LIVEACT_REDIS_URL"]["valueFrom"]
 
 
 @ALL

@@ -74,7 +74,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey,
     ):
         environment = {
-            **os.environ, "LIVEACT_REDIS_URL": valkey.url, "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token",
+            **os.environ, "LIVEACT_SECRETS_DIR": str(secret), "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(24), "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
         labels = ",".join(f"{key}={value}" for key, value in group["labels"].items())

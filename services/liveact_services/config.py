@@ -1,6 +1,7 @@
-"""The service's one typed configuration: YAML file < environment (LIVEACT_...) < command line.
+"""The service's one typed configuration: YAML file < folder of secrets < environment (LIVEACT_...) < command line.
 
-Nested fields are set from the environment with two underscores: LIVEACT_DENOISER__REPLICAS=2.
+Nested fields are set from the environment with two underscores: LIVEACT_DENOISER__REPLICAS=2. In the folder that
+LIVEACT_SECRETS_DIR names a file has a field's name and holds its value: what is read there stands in no environment.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )  # fmt: skip
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import ModelConfig, SamplingConfig
     from liveact_services.tenants.watch import DirectoryWatch
+
+SECRETS_DIR = "LIVEACT_SECRETS_DIR"
 
 
 class _Strict(BaseModel):
@@ -290,12 +294,14 @@ class ServiceConfig(BaseSettings):
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> ServiceConfig:
-    """The configuration from an optional YAML file, the environment and overrides, the later ones winning.
+    """The configuration from an optional YAML file, a folder of secrets, the environment and overrides, the later ones winning.
 
     Nested tables are merged field by field. Raises `ConfigError` that names the field and what is accepted.
     """
     values = {} if path is None else _read_yaml(path)
     try:
+        if folder := os.environ.get(SECRETS_DIR):
+            values = _merged(values, SecretsSettingsSource(ServiceConfig, folder, env_prefix="")())
         values = _merged(values, EnvSettingsSource(ServiceConfig)())
         values = _merged(values, {name: value for name, value in overrides.items() if value is not None})
         return ServiceConfig(**values)

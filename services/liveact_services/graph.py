@@ -31,13 +31,13 @@ ROUTING_STATS_S = 2.0
 def app(args: dict[str, Any]) -> serve.Application:
     """The application of a Serve config file: `import_path: liveact_services.graph:app`, `args` the configuration's fields.
 
-    The environment (LIVEACT_...) fills what `args` leaves out: the Redis' URL, which holds a password, comes from there.
+    Secrets' files and the environment fill what `args` leaves out: the Redis' URL, which holds a password, comes from a file.
     Raises `ConfigError` that names the field.
     """
     config = load_config(**args)
     if config.redis_url is None:
         raise ConfigError(
-            "redis_url is missing: accepted is redis://... or rediss://..., best from LIVEACT_REDIS_URL; a cluster embeds none"
+            "redis_url is missing: accepted is redis://... or rediss://..., best from LIVEACT_SECRETS_DIR; a cluster embeds none"
         )
     return build(config, config.redis_url)
 

@@ -23,11 +23,12 @@ limits: {cpu: {{ .cpu | quote }}, memory: {{ .memory | quote }}{{ if .gpus }}, {
 {{- if not (has .Values.weights.source (list "shipped" "untrained")) }}true{{ end -}}
 {{- end -}}
 
-{{/* Environment of every Ray container. The URL comes from a Secret: serveConfigV2 is readable by whoever reads the object. */}}
+{{/*
+Environment of every Ray container. The Redis' URL is neither here nor in serveConfigV2: it is a file of a Secret, since whatever dumps an
+environment would show its password.
+*/}}
 {{- define "liveact.env" -}}
-- name: LIVEACT_REDIS_URL
-  valueFrom:
-    secretKeyRef: {{ include "liveact.redisUrlRef" . }}
+- {name: LIVEACT_SECRETS_DIR, value: /etc/liveact/secrets}
 - {name: HOME, value: /tmp}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
@@ -42,6 +43,7 @@ limits: {cpu: {{ .cpu | quote }}, memory: {{ .memory | quote }}{{ if .gpus }}, {
 
 {{- define "liveact.mounts" -}}
 - {name: tmp, mountPath: /tmp}
+- {name: secrets, mountPath: /etc/liveact/secrets, readOnly: true}
 {{- if include "liveact.hasModels" . }}
 - {name: models, mountPath: /models, readOnly: true}
 {{- end }}
@@ -56,6 +58,10 @@ limits: {cpu: {{ .cpu | quote }}, memory: {{ .memory | quote }}{{ if .gpus }}, {
 {{- define "liveact.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: {{ .scratch }}}
+{{- with include "liveact.redisUrlRef" .root | fromYaml }}
+- name: secrets
+  secret: {secretName: {{ .name }}, defaultMode: 0440, items: [{key: {{ .key }}, path: redis_url}]}
+{{- end }}
 {{- with .root.Values.weights }}
 {{- if eq .source "claim" }}
 - name: models

@@ -223,9 +223,9 @@ class Monitoring(Strict):
 class Security(Strict):
     """Pods run without privileges, on a read-only root, as this user."""
 
-    run_as_user: Annotated[int, Field(ge=1)] = 1000
-    run_as_group: Annotated[int, Field(ge=1)] = 1000
-    fs_group: Annotated[int, Field(ge=1)] = 1000
+    run_as_user: Annotated[int, Field(ge=1)] = 10001
+    run_as_group: Annotated[int, Field(ge=1)] = 10001
+    fs_group: Annotated[int, Field(ge=1)] = 10001
 
 
 class Test(Placement):
