@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,83 +22,119 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chart_fixtures import CHART, example, one, pod_templates, render, serve_config
+from chart_fixtures import CHART, objects, one, pod_templates, serve_config
 from conftest import ROOT
+from failover_fixtures import Watched
+from liveact.v1 import avatar_pb2 as pb
+from liveact_services.client import AvatarClient, AvatarSession
 from liveact_services.service import free_port
 from liveact_services.sessions import EmbeddedValkey
+from test_service import say, session, speech
 
 START_S = 240.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """A running Ray of one labelled node, with the authentication that the chart asks for."""
+    """A Ray like the chart's on one machine: a head without CPUs, pods of a group, and the authentication that is asked for."""
 
-    dashboard: str
-    environment: dict[str, str]
+    folder: Path
     objects: list[dict[str, Any]]
+    environment: dict[str, str]
+    dashboard: str
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             words, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300, check=False
         )
 
-    def deploy(self, config: dict[str, Any], folder: Path) -> None:
-        (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """A node of Ray, as `ray start` in a pod."""
+        starter = "from ray.scripts.scripts import main; main()"
+        common = ["start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", *words]
+        with (self.folder / f"node-{len(self.nodes)}").open("w") as log:
+            environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+            node = subprocess.Popen([sys.executable, "-c", starter, *common], env=environment, stdout=log, stderr=log)
+        self.nodes.append(node)
+        return node
+
+    def pod(self) -> subprocess.Popen[bytes]:
+        """A node of the one group of workers."""
+        (group,) = one(self.objects, "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        labels = ",".join(f"{key}={value}" for key, value in group["labels"].items())
+        return self.start(f"--address={self.environment['RAY_ADDRESS']}", "--num-cpus=4", f"--labels={labels}")
+
+    def stop(self, node: subprocess.Popen[bytes]) -> None:
+        """End a node as Kubernetes ends a pod, and all that it started."""
+        family = psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []
+        node.terminate()
+        node.wait(60)
+        for process in psutil.wait_procs(family, timeout=20)[1]:
+            process.kill()
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        (self.folder / "serve.yaml").write_text(yaml.safe_dump(config))
         serve = "from ray.serve.scripts import cli; cli()"
-        done = self.run(sys.executable, "-c", serve, "deploy", str(folder / "serve.yaml"), "-a", self.dashboard)
+        done = self.run(sys.executable, "-c", serve, "deploy", str(self.folder / "serve.yaml"), "-a", self.dashboard)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def replicas(self) -> dict[str, set[str]]:
-        """Ids of the running replicas by deployment, as the dashboard tells them."""
+    def replicas(self) -> dict[str, dict[str, str]]:
+        """The node of every running replica, by deployment and id, as the dashboard tells them."""
         token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         request = urllib.request.Request(f"{self.dashboard}/api/serve/applications/", headers=token)
         with urllib.request.urlopen(request, timeout=10) as answer:
             found = json.load(answer)["applications"].get("liveact", {"deployments": {}})
         return {
-            name: {r["replica_id"] for r in deployment["replicas"] if r["state"] == "RUNNING"}
+            name: {r["replica_id"]: r["node_id"] for r in deployment["replicas"] if r["state"] == "RUNNING"}
             for name, deployment in found["deployments"].items()
         }
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    objects = render(example(CHART / "examples" / "laptop-cpu.yaml"))
-    spec = one(objects, "RayService")["spec"]["rayClusterConfig"]
-    (group,) = spec["workerGroupSpecs"]
-    port, dashboard = free_port(), free_port()
+    port, dashboard, folder = free_port(), free_port(), tmp_path_factory.mktemp("cluster")
     # Not pytest's folder: Ray puts sockets there, whose paths are short.
     with (
         tempfile.TemporaryDirectory(prefix="ray-") as temporary,
         EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey,
     ):
+        (folder / "secrets").mkdir()
+        (folder / "secrets" / "redis_url").write_text(valkey.url)
         environment = {
-            **os.environ, "LIVEACT_SECRETS_DIR": str(secret), "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(24), "RAY_USAGE_STATS_ENABLED": "0",
+            **os.environ, "LIVEACT_SECRETS_DIR": str(folder / "secrets"), "RAY_ADDRESS": f"127.0.0.1:{port}",
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24), "RAY_USAGE_STATS_ENABLED": "0",
+            # What nobody waits for here: a real pod's proxy stays for those that have not heard yet that it goes.
+            "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5",
         }  # fmt: skip
-        labels = ",".join(f"{key}={value}" for key, value in group["labels"].items())
-        # As KubeRay starts a pod of the group, on one machine: this node is the head too.
-        words = [
-            "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", f"--labels={labels}",
-            "--num-cpus=4", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000",
-            f"--temp-dir={temporary}", f"--ray-client-server-port={free_port()}",
-        ]  # fmt: skip
-        with (tmp_path_factory.mktemp("ray") / "log").open("w") as log:
-            without = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-            starter = "from ray.scripts.scripts import main; main()"
-            head = subprocess.Popen([sys.executable, "-c", starter, *words], env=without, stdout=log, stderr=log)
+        made = Cluster(
+            folder, objects(CHART / "examples" / "laptop-cpu.yaml"), environment, f"http://127.0.0.1:{dashboard}"
+        )
         try:
-            told = f"http://127.0.0.1:{dashboard}/api/version"
-            _wait(lambda: _answers(told, environment), "the dashboard", head)
-            yield Cluster(f"http://127.0.0.1:{dashboard}", environment, objects)
+            head = made.start(
+                "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--num-cpus=0",
+                f"--temp-dir={temporary}", f"--ray-client-server-port={free_port()}",
+            )  # fmt: skip
+            _wait(lambda: _answers(f"{made.dashboard}/api/version", environment), "the dashboard", head)
+            yield made
         finally:
-            family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-            head.terminate()
-            head.wait(60)
-            for process in psutil.wait_procs(family, timeout=20)[1]:
-                process.kill()
+            for node in reversed(made.nodes):
+                made.stop(node)
+
+
+@pytest.fixture(scope="module")
+def deployed(cluster: Cluster) -> tuple[str, dict[str, Any], subprocess.Popen[bytes]]:
+    """The laptop example, serving on one pod: its address, what was deployed, the pod."""
+    pod = cluster.pod()
+    config = serve_config(cluster.objects)
+    # The one change: this machine's ports may be taken.
+    config["grpc_options"]["port"], config["http_options"]["port"] = free_port(), free_port()
+    address = f"127.0.0.1:{config['grpc_options']['port']}"
+    cluster.deploy(config)
+    _wait(lambda: _serving(address), "the service", pod)
+    return address, config, pod
 
 
 def _answers(url: str, environment: dict[str, str]) -> bool:
@@ -126,16 +163,10 @@ def _serving(address: str) -> bool:
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_the_laptop_example_deploys_streams_its_clip_scales_without_restarts_and_leaves(
-    cluster: Cluster, tmp_path: Path
+def test_the_laptop_example_deploys_streams_its_clip_and_scales_without_restarts(
+    cluster: Cluster, deployed: tuple[str, dict[str, Any], Any], tmp_path: Path
 ) -> None:
-    config = serve_config(cluster.objects)
-    # The one change: this machine's ports may be taken.
-    config["grpc_options"]["port"], config["http_options"]["port"] = free_port(), free_port()
-    address = f"127.0.0.1:{config['grpc_options']['port']}"
-    cluster.deploy(config, tmp_path)
-    _wait(lambda: _serving(address), "the service")
-
+    address, config, _ = deployed
     # The clip, with the very words of the `helm test` pod.
     (container,) = pod_templates(cluster.objects)["test"]["containers"]
     words = [address if word.endswith(":9000") else word for word in [*container["command"], *container["args"]]]
@@ -152,14 +183,62 @@ def test_the_laptop_example_deploys_streams_its_clip_scales_without_restarts_and
     before = cluster.replicas()
     (entry,) = [e for e in config["applications"][0]["deployments"] if e["name"] == "AudioEncoder"]
     entry["num_replicas"] = 2
-    cluster.deploy(config, tmp_path)
+    cluster.deploy(config)
     _wait(lambda: len(cluster.replicas()["AudioEncoder"]) == 2, "a second AudioEncoder")
     after = cluster.replicas()
-    assert all(ids <= after[name] for name, ids in before.items())
+    assert all(ids.keys() <= after[name].keys() for name, ids in before.items())
+    entry["num_replicas"] = 1
+    cluster.deploy(config)
+    _wait(lambda: len(cluster.replicas()["AudioEncoder"]) == 1, "one AudioEncoder")
 
-    # And the preStop of a worker, which finds nothing to wait for.
-    (worker,) = pod_templates(cluster.objects)["cpu"]["containers"]
-    _, *leave = worker["lifecycle"]["preStop"]["exec"]["command"]
-    left = cluster.run(sys.executable, *leave[:-1], "30")
-    assert left.returncode == 0, left.stdout + left.stderr
-    assert "no stream is left" in left.stdout or left.stdout.count("holds 0") == 2, left.stdout
+
+async def test_a_pod_that_leaves_hands_its_session_to_another_and_no_frame_is_lost(
+    cluster: Cluster, deployed: tuple[str, dict[str, Any], subprocess.Popen[bytes]], portrait: bytes
+) -> None:
+    address, _, pod = deployed
+    (node,) = {node for ids in cluster.replicas().values() for node in ids.values()}
+    successor = cluster.pod()
+    heard = Watched()
+    async with AvatarClient(address) as client:
+        config = session(portrait, pacing=pb.PACING_REALTIME, idle_policy=pb.IDLE_POLICY_ANIMATE)
+        async with client.stream(config) as stream:
+            await stream.ready()
+            listening = asyncio.create_task(_listen(stream, heard))
+            await say(stream, speech(4.0, 1), "before")
+            await _until(lambda: len(heard.frames) > 60, listening)
+
+            # The preStop of a worker, with its own words but for the node: two share this machine.
+            (worker,) = pod_templates(cluster.objects)["cpu"]["containers"]
+            _, *words, wait = worker["lifecycle"]["preStop"]["exec"]["command"]
+            assert words[-1] == "--wait"
+            assert wait == "60"
+            left = await asyncio.to_thread(cluster.run, sys.executable, *words, "240", "--node", node)
+            assert left.returncode == 0, left.stdout + left.stderr
+            assert "replicas stay on this node" not in left.stdout
+            print(left.stdout)
+            await asyncio.to_thread(cluster.stop, pod)
+
+            seen = len(heard.frames)
+            await say(stream, speech(2.0, 2), "after")
+            await _until(lambda: len(heard.frames) > seen + 60, listening)
+            await stream.close()
+            await listening
+    assert heard.indices == list(range(len(heard.frames)))
+    assert heard.migrations()
+    assert any(event.type == pb.EVENT_TYPE_CLOSED for event in heard.events)
+    assert successor.poll() is None
+    after = {node for ids in cluster.replicas().values() for node in ids.values()}
+    assert len(after) == 1
+    assert node not in after
+
+
+async def _listen(stream: AvatarSession, heard: Watched) -> None:
+    async for message in stream:
+        heard.take(message)
+
+
+async def _until(condition: Callable[[], bool], running: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(START_S):
+        while not condition():
+            assert not running.done(), running
+            await asyncio.sleep(0.2)

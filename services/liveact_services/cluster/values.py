@@ -142,7 +142,7 @@ class Drain(Strict):
     """A pod that is told to go."""
 
     wait_seconds: Annotated[int, Field(ge=0, le=86400)] = 3600
-    """Its preStop waits so long at most until no session and no stream is left on it."""
+    """Its preStop has sessions and streams leave it, and waits so long at most until none is left."""
 
 
 class Service(Strict):

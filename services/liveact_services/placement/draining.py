@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from liveact_services.placement.pins import Pin, ReplicaGone
@@ -96,6 +98,24 @@ def running_replicas(application: str) -> list[Replica]:
                 Replica(r["replica_id"], name, _Remote(handle, r["replica_id"]), r.get("pid")) for r in running
             ]
     return replicas
+
+
+def withdraw_node(node: str, seconds: float) -> str:
+    """Tell Ray, to which this process is connected, that the node with that id will be gone in so many seconds.
+
+    Nothing new is placed on it. Serve starts its replicas elsewhere, and stops each here when its successor runs, or shortly
+    before the time is over. It cannot be taken back. Gives why Ray refuses; "" where it does not.
+    """
+    import ray
+
+    # What `ray drain-node` does, for which Ray has no public function; neither module has types.
+    raylet: Any = import_module("ray._raylet")
+    autoscaler: Any = import_module("ray.core.generated.autoscaler_pb2")
+    gcs = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+    reason = autoscaler.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    gone_ms = time.time_ns() // 1_000_000 + round(1000 * seconds)
+    accepted, why = gcs.drain_node(node, reason, "it is told to go", gone_ms)
+    return "" if accepted else str(why)
 
 
 class _Remote:
