@@ -157,6 +157,15 @@ def test_the_importable_application_has_the_deployments_that_are_counted(
     assert {str(d.ray_actor_options["label_selector"]) for d in deployments} == {"{'liveact-kind': 'cpu'}"}
 
 
+def test_all_ranks_of_a_replica_are_placed_on_nodes_with_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVEACT_REDIS_URL", "redis://elsewhere")
+    gold = {"ranks": 2, "node_labels": {"liveact-pool": "gold"}}
+    denoisers = app({"pools": {"gold": gold}})._bound_deployment.init_kwargs["denoisers"]
+    placed = denoisers["gold"]._bound_deployment._replica_config
+    assert len(placed.placement_group_bundles) == 3
+    assert placed.placement_group_bundle_label_selector == [gold["node_labels"]] * 3
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [({}, "redis_url is missing: accepted is"), ({"denoiser": {"replica": 2}}, "denoiser.replica: Extra inputs")],
