@@ -32,6 +32,7 @@ from liveact_services.sessions import EmbeddedValkey
 from test_service import say, session, speech
 
 START_S = 240.0
+AGENTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -52,14 +53,24 @@ class Cluster:
         )
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """A node of Ray, as `ray start` in a pod."""
+        """A node of Ray, as `ray start` in a pod: tried again when it ends before it has started, as a pod is."""
         starter = "from ray.scripts.scripts import main; main()"
-        common = ["start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", *words]
-        with (self.folder / f"node-{len(self.nodes)}").open("w") as log:
-            environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
-            node = subprocess.Popen([sys.executable, "-c", starter, *common], env=environment, stdout=log, stderr=log)
-        self.nodes.append(node)
-        return node
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        for _ in range(4):
+            # With ports of its own the node need not wait for its agents, for which Ray has half a minute.
+            ports = [f"--{name}-port={free_port()}" for name in AGENTS]
+            common = ["start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", *ports]
+            log = self.folder / f"node-{len(self.nodes)}"
+            with log.open("w") as file:
+                line = [sys.executable, "-c", starter, *common, *words]
+                node = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
+            self.nodes.append(node)
+            while node.poll() is None:
+                if "Ray runtime started" in log.read_text():
+                    return node
+                time.sleep(0.5)
+            self.stop(node)
+        raise AssertionError(log.read_text())
 
     def pod(self) -> subprocess.Popen[bytes]:
         """A node of the one group of workers."""
@@ -69,11 +80,12 @@ class Cluster:
 
     def stop(self, node: subprocess.Popen[bytes]) -> None:
         """End a node as Kubernetes ends a pod, and all that it started."""
-        family = psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []
+        # Its own session's, whether or not their parent is still there.
+        family = [process for process in psutil.process_iter() if _session_of(process) == node.pid]
         node.terminate()
-        node.wait(60)
-        for process in psutil.wait_procs(family, timeout=20)[1]:
+        for process in psutil.wait_procs(family, timeout=40)[1]:
             process.kill()
+        node.wait(20)
 
     def deploy(self, config: dict[str, Any]) -> None:
         (self.folder / "serve.yaml").write_text(yaml.safe_dump(config))
@@ -135,6 +147,13 @@ def deployed(cluster: Cluster) -> tuple[str, dict[str, Any], subprocess.Popen[by
     cluster.deploy(config)
     _wait(lambda: _serving(address), "the service", pod)
     return address, config, pod
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None
 
 
 def _answers(url: str, environment: dict[str, str]) -> bool:
