@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
-from liveact_services.cli.bench.load import LoadTable, measure
+from liveact.v1 import avatar_pb2 as pb
+from liveact_services.cli.bench.load.live import LiveRow, LiveTable, held_at_once
+from liveact_services.cli.bench.load.offer import Caller
+from liveact_services.cli.bench.load.simulated import LoadTable, measure
 from liveact_services.cli.main import app
 
 
@@ -45,3 +50,67 @@ def test_unfair_shares_would_be_found() -> None:
     assert len(failures) == 2
     assert "off the weights" in failures[0]
     assert "Jain" in failures[1]
+
+
+def chunk(block: int, frames: int = 4) -> pb.VideoChunk:
+    return pb.VideoChunk(block=block, frames=[pb.VideoFrame()] * frames)
+
+
+def test_a_block_is_late_when_any_of_its_frames_is_and_what_follows_is_due_from_then_on() -> None:
+    caller = Caller(1, 1.0)
+    due = caller._see(chunk(0), arrived=10.0, due=None, delay=0.5)
+    assert due == 10.5
+    due = caller._see(chunk(0), arrived=10.9, due=due + 0.2, delay=0.5)
+    assert due == pytest.approx(10.9)
+    due = caller._see(chunk(1), arrived=11.1, due=due + 0.2, delay=0.5)
+    assert (caller.blocks, caller.late, caller.frames) == ({0, 1}, {0}, 12)
+    assert caller.longest_stall_s == pytest.approx(0.2)
+
+
+def spent(admitted: float, ended: float, **seen: Any) -> Caller:
+    return Caller(1, 1.0, came=admitted, admitted=admitted, ended=ended, blocks=set(range(10)), **seen)
+
+
+def test_capacity_is_what_was_held_at_one_moment() -> None:
+    callers = [spent(0, 10), spent(1, 5), spent(5, 9), spent(6, 7), Caller(1, 1.0, came=2, told_s=3.0)]
+    assert held_at_once(callers) == 3
+    assert held_at_once([]) == 0
+
+
+def test_a_row_says_what_did_not_hold() -> None:
+    good = [spent(0, 10) for _ in range(10)]
+    assert LiveRow(1.0, good).failures == []
+    late = LiveRow(2.0, [*good, spent(0, 10, late={1, 2})])
+    assert late.in_time == pytest.approx(1 - 2 / 110)
+    wrong = LiveRow(4.0, [*good, Caller(1, 1.0, told_s=5.0, let_in_again=False), Caller(1, 1.0, told_s=90.0)])
+    assert wrong.to_dict()["came_back"] == 1, "who is told a long time does not come back"
+    nobody = LiveRow(4.0, [Caller(1, 1.0, told_s=5.0), Caller(2, 1.0, error="INTERNAL: incident")])
+    table = LiveTable([LiveRow(1.0, good), late, wrong, nobody], 4, 10.0, 60.0, 1)
+    assert [failure.partition(":")[0] for failure in table.failures] == ["2x", "4x", "4x", "4x"]
+    assert table.to_dict()["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seconds", "60"], "a simulated row lasts at least 240 s"),
+        (["--address", "127.0.0.1:1", "--set", "port=1"], "a service of this command's own"),
+        (["--address", "127.0.0.1:1", "--max-utilisation", "0.5"], "a service of this command's own"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments: list[str], said: str) -> None:
+    run = CliRunner().invoke(app, ["bench", "load", *arguments])
+    assert run.exit_code != 0
+    assert said in " ".join(run.output.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_real_clients_are_admitted_up_to_the_capacity_and_the_others_told_a_time() -> None:
+    run = CliRunner().invoke(app, ["bench", "load", "--live", "--seconds", "30", "--length", "6", "--json"])
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert result["capacity"] == 4
+    _, twice, often = result["live"]
+    assert min(row["blocks"] for row in result["live"]) > 20
+    assert often["refused"] > twice["refused"] > 0
+    assert often["came_back"] > 0
+    assert often["retry_right"] >= 0.8

@@ -57,7 +57,7 @@ def test_sound_that_follows_on_is_never_taken_for_a_repeat(fps: int, rate: int) 
         (ClientError(StatusCode.NOT_FOUND, "Application not found"), False, False),
         (ClientError(StatusCode.UNAUTHENTICATED, "no"), True, True),
         (ClientError(StatusCode.RESOURCE_EXHAUSTED, "full", "QUOTA_STREAMS"), True, False),
-        (ClientError(StatusCode.RESOURCE_EXHAUSTED, "full", "CAPACITY"), True, False),
+        (ClientError(StatusCode.UNAVAILABLE, "full", "CAPACITY"), True, False),
         (ClientError(StatusCode.ABORTED, "busy", "SESSION_BUSY"), False, False),
         (ClientError(StatusCode.UNAVAILABLE, "lost", "SESSION_LOST"), True, True),
         (ClientError(StatusCode.PERMISSION_DENIED, "no", "RESUME_TOKEN_INVALID"), True, True),

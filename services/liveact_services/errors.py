@@ -144,7 +144,7 @@ REASONS: dict[str, Reason] = {
     "QUOTA_MINUTES": Reason(_FULL, Kind.QUOTA, "The caller's minutes of video of this day (UTC) are used up."),
     "QUOTA_REQUESTS": Reason(_FULL, Kind.QUOTA, "The caller makes requests faster than its quota."),
     # The service.
-    "CAPACITY": Reason(_FULL, Kind.RETRY, "Every replica is full."),
+    "CAPACITY": Reason(_AWAY, Kind.RETRY, "Every replica is full."),
     "STORE_UNAVAILABLE": Reason(_AWAY, Kind.RETRY, "The session store does not answer, or takes no writes."),
     "SHUTTING_DOWN": Reason(_AWAY, Kind.RETRY, "This server stops."),
     "INTERNAL": Reason(StatusCode.INTERNAL, Kind.PLAIN, "Something failed on the server; its log knows the incident."),

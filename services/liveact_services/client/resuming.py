@@ -85,6 +85,8 @@ def is_final(error: ClientError, *, resuming: bool = False) -> bool:
         return error.code in FINAL_CODES
     if error.reason == "SESSION_LOST":
         return True
+    if error.reason == "CAPACITY":
+        return not resuming
     if error.reason in PASSING_REASONS or error.resumable:
         return False
     return not (resuming and error.code is StatusCode.RESOURCE_EXHAUSTED)

@@ -1,15 +1,11 @@
-"""`liveact bench load`: what scheduler and admission make of more than the device can carry, on a simulated one."""
+"""What scheduler and admission make of more than the device can carry, on a simulated device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from liveact_services.cli import options
-from liveact_services.cli.exits import CheckFailed
-from liveact_services.cli.output import Output, note
+from liveact_services.cli.output import note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,26 +103,6 @@ class LoadTable:
                 f"{other.longest_wait_s:.1f} s",
             )  # fmt: skip
         return [first, second]
-
-
-def load(
-    seconds: Annotated[float, typer.Option(help="Simulated time of each row.", min=240)] = 600.0,
-    seed: Annotated[int, typer.Option(help="Fixes arrivals, lengths and the device's jitter.", min=0)] = 1,
-    max_utilisation: Annotated[
-        float | None, typer.Option(help="Bound of the admission; sessions.max_utilisation by default.", min=0.1, max=4)
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """The real scheduler, admission and play clocks at 1, 2 and 4 times what a simulated device can carry.
-
-    Exits with 1 when fewer than 99 % of the blocks of admitted sessions are in time, or shares are unfair.
-    """
-    table = measure(seconds, seed, max_utilisation)
-    output = Output(json)
-    output.show(*table.tables())
-    output.result(table.to_dict())
-    if table.failures:
-        raise CheckFailed("; ".join(table.failures))
 
 
 def measure(seconds: float, seed: int, max_utilisation: float | None = None) -> LoadTable:
