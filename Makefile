@@ -3,18 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCANNER := .venv-checkov/bin/checkov
 OUT ?= out
+REGISTRY ?= ghcr.io/example
+TAG ?= 0.1.0
 
-.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos bench clean
+.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos chart images sbom bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt .ci/get_helm.py
 	@echo "setting up $(VENV) (about two minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,chart]'
+	@$(BIN)/python .ci/get_helm.py $(BIN)
 	@touch $@
+
+# It pins what the service needs in other versions: it has an environment to itself.
+$(SCANNER):
+	@echo "setting up .venv-checkov (about a minute)"
+	@$(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 
 setup: $(STAMP)  ## make .venv with everything installed
 
@@ -24,7 +34,7 @@ demo: $(STAMP)  ## start the service, stream a portrait and a voice, write out/d
 test: $(STAMP)  ## the whole default test suite
 	$(BIN)/python -m pytest
 
-test-slow: $(STAMP)  ## the minutes-long tests
+test-slow: $(STAMP) $(SCANNER)  ## the minutes-long tests
 	$(BIN)/python -m pytest -m slow
 
 test-browser: $(STAMP)  ## the console in a real Chromium, which must be installed
@@ -41,11 +51,12 @@ chaos: $(STAMP)  ## kill every part of a service in turn, 100 times, while sessi
 bad-inputs: $(STAMP)  ## send every bad input over a real stream and print the status of each
 	$(BIN)/python -m pytest tests/test_bad_input.py -s
 
-lint: $(STAMP)  ## ruff, mypy and buf
+lint: $(STAMP)  ## ruff, mypy, buf and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/hadolint docker/*.Dockerfile
 
 format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
@@ -53,6 +64,16 @@ format: $(STAMP)  ## let ruff rewrite
 
 protos: $(STAMP)  ## generate the Python stubs beside the .proto
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+
+chart: $(STAMP)  ## generate the chart's values.yaml, its schema and the reference in its README
+	$(BIN)/python -m liveact_services.cluster.reference helm/liveact
+
+images:  ## build the container images, with SBOM and provenance attached; needs docker buildx
+	for kind in cpu gpu; do docker buildx build --sbom=true --provenance=mode=max --file docker/$$kind.Dockerfile --target image \
+	  --tag $(REGISTRY)/liveact-serve-$$kind:$(TAG) --push . || exit 1; done
+
+sbom:  ## write the software inside each image into out/, as CycloneDX; needs docker buildx
+	for kind in cpu gpu; do docker buildx build --file docker/$$kind.Dockerfile --target sbom --output $(OUT) . || exit 1; done
 
 bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512
@@ -62,4 +83,4 @@ bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench simulate
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-checkov $(OUT) .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,29 @@ def test_later_sources_win_field_by_field(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_config(path, port=3).port == 3
 
 
+def test_a_secret_comes_from_a_file_and_the_environment_is_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = tmp_path / "secrets"
+    # As Kubernetes mounts a Secret: links that change together.
+    (mounted / "..1").mkdir(parents=True)
+    (mounted / "..1" / "redis_url").write_text("redis://:secret@a:6379/1\n")
+    (mounted / "..data").symlink_to("..1")
+    (mounted / "redis_url").symlink_to("..data/redis_url")
+    path = write(tmp_path, "redis_url: redis://file\nport: 1\n")
+    monkeypatch.setenv("LIVEACT_SECRETS_DIR", str(mounted))
+    config = load_config(path)
+    assert (config.redis_url, config.port) == ("redis://:secret@a:6379/1", 1)
+    monkeypatch.setenv("LIVEACT_REDIS_URL", "redis://b")
+    assert load_config(path).redis_url == "redis://b"
+
+
+def test_a_folder_of_secrets_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVEACT_SECRETS_DIR", str(write(tmp_path, "")))
+    with pytest.raises(ConfigError, match="secrets_dir must reference a directory"):
+        load_config()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

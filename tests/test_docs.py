@@ -37,6 +37,8 @@ DOCUMENTS = (
     "docs/simulator.md",
     "docs/observability.md",
     "docs/runbook.md",
+    "docs/operations.md",
+    "helm/liveact/README.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -148,7 +150,7 @@ def test_the_readme_tells_the_exit_codes() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_and_link_leads_somewhere(document: str) -> None:
     text = FENCE.sub("", read(document))
-    tops = ("protos/", "models/", "services/", "tests/", "docs/", "examples/", ".ci/")
+    tops = ("protos/", "models/", "services/", "tests/", "docs/", "examples/", ".ci/", "helm/", "docker/")
     paths = {ROOT / name for name in CODE.findall(text) if name.startswith(tops) and " " not in name}
     links = {link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("https://")}
     paths |= {(ROOT / document).parent / link for link in links}

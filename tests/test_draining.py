@@ -67,6 +67,18 @@ async def test_it_waits_for_sessions_to_leave() -> None:
     assert await draining.drain(named(two), wait_s=0.05, poll_s=0.01) == {"two": ["a"]}
 
 
+async def test_a_replica_that_went_meanwhile_holds_nothing() -> None:
+    one, gone = Held("one", "a"), Held("gone", "b")
+
+    async def sessions() -> list[str]:
+        raise pins.ReplicaGone("it no longer serves")
+
+    def told(replica: str, held: int) -> None:
+        gone.sessions = sessions  # type: ignore[method-assign]
+
+    assert await draining.drain(named(one, gone), wait_s=0.05, poll_s=0.01, told=told) == {"one": ["a"], "gone": []}
+
+
 class Some(Stateful):
     """A replica that holds as many as is said."""
 

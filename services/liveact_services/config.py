@@ -1,6 +1,7 @@
-"""The service's one typed configuration: YAML file < environment (LIVEACT_...) < command line.
+"""The service's one typed configuration: YAML file < folder of secrets < environment (LIVEACT_...) < command line.
 
-Nested fields are set from the environment with two underscores: LIVEACT_DENOISER__REPLICAS=2.
+Nested fields are set from the environment with two underscores: LIVEACT_DENOISER__REPLICAS=2. In the folder that
+LIVEACT_SECRETS_DIR names a file has a field's name and holds its value: what is read there stands in no environment.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )  # fmt: skip
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
     from liveact_models.engine import Engine
     from liveact_services.tenants.watch import DirectoryWatch
 
+SECRETS_DIR = "LIVEACT_SECRETS_DIR"
+
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StageConfig(_Strict):
@@ -47,6 +51,8 @@ class StageConfig(_Strict):
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads. Ray would otherwise set them from num_cpus, that is to one."""
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 64
+    node_labels: dict[str, str] = {}
+    """Only Ray nodes with these labels run a replica; none: any node."""
     autoscaling: ScalingRules | None = None
     """Follow the sessions (docs/scaling.md); none: always `replicas`. With it, `replicas` is only the number at the start."""
 
@@ -174,7 +180,9 @@ class SessionLimits(_Strict):
 class ServiceConfig(BaseSettings):
     """Everything `liveact serve` needs to know."""
 
-    model_config = SettingsConfigDict(env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LIVEACT_", env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     preset: str = "tiny"
     checkpoint: str = "shipped"
@@ -197,7 +205,7 @@ class ServiceConfig(BaseSettings):
     console: bool = True
     """Whether the HTTP port answers browsers: the console, unary calls and the stream over a WebSocket."""
     redis_url: str | None = None
-    """redis://... or rediss://...; none: an embedded Valkey."""
+    """redis://..., rediss://... or either by way of Sentinel (`sessions/address.py`); none: an embedded Valkey."""
     data_dir: Path = Path(".liveact")
     """Where the embedded Valkey keeps its files."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20
@@ -318,12 +326,14 @@ class ServiceConfig(BaseSettings):
 
 
 def load_config(path: Path | None = None, **overrides: Any) -> ServiceConfig:
-    """The configuration from an optional YAML file, the environment and overrides, the later ones winning.
+    """The configuration from an optional YAML file, a folder of secrets, the environment and overrides, the later ones winning.
 
     Nested tables are merged field by field. Raises `ConfigError` that names the field and what is accepted.
     """
     values = {} if path is None else _read_yaml(path)
     try:
+        if folder := os.environ.get(SECRETS_DIR):
+            values = _merged(values, SecretsSettingsSource(ServiceConfig, folder, env_prefix="")())
         values = _merged(values, EnvSettingsSource(ServiceConfig)())
         values = _merged(values, {name: value for name, value in overrides.items() if value is not None})
         return ServiceConfig(**values)

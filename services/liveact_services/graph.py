@@ -9,9 +9,10 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from liveact_models.config import ConfigError
 from liveact_services.audio_encoder.deployment import AudioEncoder
 from liveact_services.conditioner.deployment import Conditioner
-from liveact_services.config import DenoiserConfig, ServiceConfig, StageConfig
+from liveact_services.config import DenoiserConfig, ServiceConfig, StageConfig, load_config
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.gateway.deployment import Gateway
 from liveact_services.observability.logs import logging_config
@@ -26,6 +27,20 @@ from liveact_services.web.ingress import WebGateway
 
 ROUTING_STATS_S = 2.0
 """How often routers hear what the replicas hold."""
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config file: `import_path: liveact_services.graph:app`, `args` the configuration's fields.
+
+    Secrets' files and the environment fill what `args` leaves out: the Redis' URL, which holds a password, comes from a file.
+    Raises `ConfigError` that names the field.
+    """
+    config = load_config(**args)
+    if config.redis_url is None:
+        raise ConfigError(
+            "redis_url is missing: accepted is redis://... or rediss://..., best from LIVEACT_SECRETS_DIR; a cluster embeds none"
+        )
+    return build(config, config.redis_url)
 
 
 def build(config: ServiceConfig, redis_url: str) -> serve.Application:
@@ -114,7 +129,8 @@ def _deployment(
 
 
 def _resources(options: StageConfig) -> dict[str, Any]:
-    """What one replica takes of a node, and with ranks of its own, they."""
+    """What one replica takes of a node, and with ranks of its own, they; and which nodes."""
     if isinstance(options, DenoiserConfig) and options.coordinates:
-        return rank_resources(options.ranks, options.num_cpus, options.num_gpus)
-    return {"ray_actor_options": {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}}
+        return rank_resources(options.ranks, options.num_cpus, options.num_gpus, options.node_labels)
+    actor: dict[str, Any] = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+    return {"ray_actor_options": actor | ({"label_selector": options.node_labels} if options.node_labels else {})}

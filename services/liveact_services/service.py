@@ -250,5 +250,5 @@ def _shown(url: str | None) -> str:
     if url is None:
         return "embedded"
     parts = urlsplit(url)
-    place = parts.hostname or ""
-    return f"{parts.scheme}://{place}:{parts.port or 6379}{parts.path}"
+    place = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{place}{'' if ':' in place else ':6379'}{parts.path}"

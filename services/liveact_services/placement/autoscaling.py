@@ -17,7 +17,7 @@ from liveact_services.placement.choose import ROUNDING
 class ScalingRules(BaseModel):
     """Between what bounds, with what head room and how fast a stage follows its sessions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     min_replicas: Annotated[int, Field(ge=1)] = 1
     max_replicas: Annotated[int, Field(ge=1)]

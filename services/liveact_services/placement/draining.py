@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
+
+from liveact_services.placement.pins import Pin, ReplicaGone
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -57,13 +61,23 @@ async def drain(
     left: dict[str, list[str]] = {}
     while True:
         for replica in replicas:
-            held = await replica.calls.sessions()
+            held = await _held(replica)
             if left.get(replica.id) != held:
                 left[replica.id] = held
                 told(replica.id, len(held))
         if not any(left.values()) or clock.time() >= until:
             return left
         await asyncio.sleep(min(poll_s, max(0.0, until - clock.time())))
+
+
+async def _held(replica: Replica) -> list[str]:
+    """The sessions on it: none where it has gone, whether it was let go or Serve has replaced it."""
+    from ray.exceptions import RayActorError
+
+    try:
+        return await replica.calls.sessions()
+    except (ReplicaGone, RayActorError):
+        return []
 
 
 def running_replicas(application: str) -> list[Replica]:
@@ -77,7 +91,8 @@ def running_replicas(application: str) -> list[Replica]:
     for name, deployment in ({} if found is None else found["deployments"]).items():
         if name.partition("-")[0] in STATEFUL:
             handle = serve.get_deployment_handle(name, application)
-            running = [r for r in deployment["replicas"] if r["state"] == "RUNNING"]
+            # Serve has more names for what still serves: one on a node that goes is to be replaced.
+            running = [r for r in deployment["replicas"] if r["state"] in ("RUNNING", "PENDING_MIGRATION")]
             running.sort(key=lambda r: r["start_time_s"])
             replicas += [
                 Replica(r["replica_id"], name, _Remote(handle, r["replica_id"]), r.get("pid")) for r in running
@@ -85,12 +100,28 @@ def running_replicas(application: str) -> list[Replica]:
     return replicas
 
 
+def withdraw_node(node: str, seconds: float) -> str:
+    """Tell Ray, to which this process is connected, that the node with that id will be gone in so many seconds.
+
+    Nothing new is placed on it. Serve starts its replicas elsewhere, and stops each here when its successor runs, or shortly
+    before the time is over. It cannot be taken back. Gives why Ray refuses; "" where it does not.
+    """
+    import ray
+
+    # What `ray drain-node` does, for which Ray has no public function; neither module has types.
+    raylet: Any = import_module("ray._raylet")
+    autoscaler: Any = import_module("ray.core.generated.autoscaler_pb2")
+    gcs = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+    reason = autoscaler.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    gone_ms = time.time_ns() // 1_000_000 + round(1000 * seconds)
+    accepted, why = gcs.drain_node(node, reason, "it is told to go", gone_ms)
+    return "" if accepted else str(why)
+
+
 class _Remote:
     """A replica in the cluster: calls that are pinned to it."""
 
     def __init__(self, handle: DeploymentHandle, replica: str) -> None:
-        from liveact_services.placement.pins import Pin
-
         self._handle: Any = handle.options(session_id=str(Pin("drain", replica)))
 
     async def drain(self, draining: bool, let_go: bool) -> dict[str, Any]:

@@ -41,15 +41,25 @@ class Answer:
     """When the rank was at it, in unix time."""
 
 
-def rank_resources(ranks: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
-    """Options of a deployment whose every replica has so many ranks, each with those resources, on one node."""
+def rank_resources(
+    ranks: int, num_cpus: float, num_gpus: float, node_labels: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Options of a deployment whose every replica has so many ranks, each with those resources, on one node.
+
+    `node_labels`: only nodes that have them; none: any node.
+    """
     rank = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
-    return {
+    # The first bundle is the replica's own.
+    bundles = [{"CPU": num_cpus}, *[rank for _ in range(ranks)]]
+    options: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": num_cpus},
-        # The first bundle is the replica's own.
-        "placement_group_bundles": [{"CPU": num_cpus}, *[rank for _ in range(ranks)]],
+        "placement_group_bundles": bundles,
         "placement_group_strategy": "STRICT_PACK",
     }
+    if node_labels:
+        # An actor in a group goes where its bundle lies: Ray asks for the nodes there, not of the actor.
+        options["placement_group_bundle_label_selector"] = [dict(node_labels) for _ in bundles]
+    return options
 
 
 def own_placement_group() -> PlacementGroup:

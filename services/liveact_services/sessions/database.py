@@ -17,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 
+from liveact_services.sessions import address
 from liveact_services.sessions.outage import Outage, Unanswered, refusing
 
 Clock = Callable[[], float]
@@ -53,7 +54,7 @@ class Database:
 
         It is tried once: a script whose reply was lost may have run.
         """
-        client = redis.asyncio.Redis.from_url(
+        client = address.connect(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
         return cls(client, prefix, timeout_s)

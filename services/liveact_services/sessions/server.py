@@ -11,6 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from liveact_services.sessions.address import connect_blocking
+
 TIMEOUT_S = 2.0
 ACCEPTED = (
     "accepted are a standalone server, the primary that Sentinel watches, or a managed primary without cluster mode"
@@ -32,7 +34,7 @@ class RedisServer:
     @classmethod
     def at(cls, url: str) -> RedisServer:
         """Raises `redis.RedisError` where it does not answer, and ValueError for what is no URL."""
-        with redis.Redis.from_url(
+        with connect_blocking(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         ) as client:
             return cls(client.info())  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""On Kubernetes: the chart's values as types, and what its pods run beside Ray."""
