@@ -73,9 +73,9 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """One that scrapes the target every two seconds and evaluates the shipped rules."""
+    """One that scrapes the target every five seconds and evaluates the shipped rules."""
     config = {
-        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "5s"},
+        "global": {"scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "5s"},
         "rule_files": [str(RULES)],
         "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [target]}]}],
     }
