@@ -99,7 +99,7 @@ async def test_what_the_server_will_never_ask_for_again_is_not_kept() -> None:
         for n in range(1, 40):
             await stream.send_audio(bytes(10_000), "a")
             await until(lambda: stream._progress._samples == n * 800)  # noqa: B023
-            assert stream._journal.kept_bytes < 3 * 10_000
+            assert stream._log.kept_bytes < 3 * 10_000
         await stream.close()
         await taken_from(stream)
 
