@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out
 
-.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos bench clean
+.PHONY: help setup demo test test-slow test-gpu chaos bad-inputs lint format protos stubs-typescript stubs-go bench clean
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (about two minutes the first time)"
@@ -49,6 +49,18 @@ format: $(STAMP)  ## let ruff rewrite
 
 protos: $(STAMP)  ## generate the Python stubs beside the .proto
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
+
+stubs-typescript: $(STAMP)  ## TypeScript stubs and the example that uses them, into examples/typescript (needs node and npm)
+	cd examples/typescript && npm ci --no-fund --no-audit && mkdir -p generated
+	$(PROTOC) --plugin=protoc-gen-ts=examples/typescript/node_modules/.bin/protoc-gen-ts \
+		--ts_out=examples/typescript/generated --ts_opt=long_type_bigint,generate_dependencies protos/liveact/v1/avatar.proto
+	cd examples/typescript && npm run build
+
+stubs-go: $(STAMP)  ## Go stubs, into examples/go/v1 (needs protoc-gen-go and protoc-gen-go-grpc)
+	$(PROTOC) --go_out=examples/go --go_opt=module=liveact,Mliveact/v1/avatar.proto=liveact/v1 \
+		--go-grpc_out=examples/go --go-grpc_opt=module=liveact,Mliveact/v1/avatar.proto=liveact/v1 protos/liveact/v1/avatar.proto
 
 bench: $(STAMP)  ## every benchmark that needs no GPU (about ten minutes)
 	$(BIN)/liveact bench flops --preset soulx-liveact-18b --size 512x512

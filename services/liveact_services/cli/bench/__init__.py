@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, simulate
+from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, simulate, stream
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -22,3 +22,4 @@ app.command()(graph.graph)
 app.command()(memory.memory)
 app.command()(load.load)
 app.command()(simulate.simulate)
+app.command()(stream.stream)
