@@ -76,6 +76,7 @@ class LocalRoom:
         """Seconds of `time.perf_counter` and uint8 [H, W, 3]."""
         self.sounds: list[tuple[float, np.ndarray]] = []
         self._watching: list[asyncio.Task[None]] = []
+        self._streams: list[Any] = []
 
     def isconnected(self) -> bool:
         return True
@@ -95,15 +96,22 @@ class LocalRoom:
         """The viewer is here already."""
 
     async def _look(self, track: rtc.LocalVideoTrack) -> None:
-        async for event in rtc.VideoStream(track, format=rtc.VideoBufferType.RGB24):
+        stream = rtc.VideoStream(track, format=rtc.VideoBufferType.RGB24)
+        self._streams.append(stream)
+        async for event in stream:
             pixels = np.frombuffer(event.frame.data, np.uint8).reshape(event.frame.height, event.frame.width, 3)
             self.pictures.append((time.perf_counter(), pixels.copy()))
 
     async def _listen(self, track: rtc.LocalAudioTrack) -> None:
-        async for event in rtc.AudioStream(track, sample_rate=RATE, num_channels=1):
+        stream = rtc.AudioStream(track, sample_rate=RATE, num_channels=1)
+        self._streams.append(stream)
+        async for event in stream:
             self.sounds.append((time.perf_counter(), np.frombuffer(event.frame.data, "<i2").copy()))
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
+        """Watch no more."""
+        for stream in self._streams:
+            await stream.aclose()
         for task in self._watching:
             task.cancel()
 
@@ -134,7 +142,7 @@ async def converse(server: str, room: LocalRoom, voice: tts.TTS) -> dict[str, An
         done_at = time.perf_counter()
         await agent.aclose()
         await runner.aclose()
-        room.leave()
+        await room.leave()
     return {"interrupted_at": interrupted_at, "asked_at": asked_at, "done_at": done_at, "playbacks": finished}
 
 

@@ -15,6 +15,8 @@ from stand_ins import RATE, Film, LocalVoice, scripted_llm, sentences
 from liveact_services.client import AvatarClient, AvatarSession, Moment, RecordedVoice, play
 
 HERE = Path(__file__).parent
+ENOUGH_S = 3
+"""How much of the first answer the listener waits for."""
 
 
 async def answer(session: AvatarSession, voice: LocalVoice, question: str) -> None:
@@ -26,12 +28,13 @@ async def answer(session: AvatarSession, voice: LocalVoice, question: str) -> No
         print(f"  {name}: {sentence}")
 
 
-async def talk(session: AvatarSession, voice: LocalVoice) -> None:
+async def talk(session: AvatarSession, voice: LocalVoice, heard_enough: asyncio.Event) -> None:
     await session.ready()
     first = asyncio.create_task(answer(session, voice, "Who are you?"))
-    await asyncio.sleep(5)  # the listener has heard enough
+    await heard_enough.wait()
     first.cancel()
     await session.interrupt()
+    print("interrupted")
     await answer(session, voice, "How do you work?")
     await session.close()
 
@@ -45,13 +48,17 @@ async def main() -> None:
     async with AvatarClient(chosen.server) as client, client.session(HERE / "portrait.jpg") as session:
         agreed = session.session
         film = Film(chosen.out, agreed.width, agreed.height, agreed.fps)
-        talking = asyncio.create_task(talk(session, voice))
-        frames, stale = 0, 0
+        heard_enough = asyncio.Event()
+        talking = asyncio.create_task(talk(session, voice, heard_enough))
+        frames, spoken, stale = 0, 0, 0
         async for item in play(session):
             if isinstance(item, Moment):
                 film.picture(item.pixels, item.pts_s)
                 film.sound(item.sound, item.pts_s)
                 frames, stale = frames + 1, stale + item.stale
+                spoken += item.utterance_id != ""
+                if spoken == ENOUGH_S * agreed.fps:
+                    heard_enough.set()
         await talking
         film.close()
     print(f"{frames} frames, of which {stale} stood still after the interrupt; written to {chosen.out}")

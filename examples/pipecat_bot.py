@@ -125,7 +125,8 @@ async def converse(server: str, screen: Screen, voice: Any) -> dict[str, float]:
     pipeline = Pipeline([ScriptedLLM(), LocalTTS(voice), face, screen])
     worker = PipelineWorker(pipeline, params=PipelineParams(audio_out_sample_rate=RATE), cancel_on_idle_timeout=False)
     runner = WorkerRunner(handle_sigint=False)
-    running = asyncio.create_task(runner.run(worker))
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
 
     async def ask(question: str) -> None:
         screen.started.clear()

@@ -36,5 +36,5 @@ class PaintingStages(ScriptedStages):
 
 def counting(seconds: float, rate: int = RATE, first: int = 1) -> RecordedVoice:
     """Voice in which neighbouring samples differ and none is zero."""
-    samples = (first + np.arange(round(seconds * rate)) % 30000).astype("<i2")
+    samples = (first + np.arange(round(seconds * rate)) % 10000).astype("<i2")
     return RecordedVoice(samples.tobytes(), rate)
