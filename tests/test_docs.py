@@ -28,6 +28,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/errors.md",
+    "docs/clients.md",
     "docs/tenants.md",
     "docs/benchmarks.md",
     "docs/training.md",

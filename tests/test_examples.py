@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -22,7 +23,8 @@ GO_PACKAGES = "golang-go protoc-gen-go protoc-gen-go-grpc golang-github-golang-p
 
 
 def needs(module: str, extra: str) -> pytest.MarkDecorator:
-    missing = importlib.util.find_spec(module) is None
+    parent = module.partition(".")[0]
+    missing = importlib.util.find_spec(parent) is None or importlib.util.find_spec(module) is None
     return pytest.mark.skipif(missing, reason=f"needs {module}: pip install 'liveact-serve[{extra}]'")
 
 
@@ -43,6 +45,14 @@ def film_of(path: Path) -> tuple[int, float]:
         return frames, sum(frame.samples / frame.sample_rate for frame in film.decode(audio=0))
 
 
+async def test_the_program_in_the_documentation_runs(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/clients.md").read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec(compile(program, "docs/clients.md", "exec"), names)
+    assert await names["greet"](service.address) >= 8.3 * 20
+
+
 @needs("hibari", "train")
 def test_an_llm_a_voice_and_liveact_hold_a_conversation(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "conversation.mp4"
@@ -56,7 +66,7 @@ def test_an_llm_a_voice_and_liveact_hold_a_conversation(service: Service, tmp_pa
 
 
 @needs("hibari", "train")
-@needs("livekit.agents" if importlib.util.find_spec("livekit") else "livekit", "livekit")
+@needs("livekit.agents", "livekit")
 def test_the_livekit_example_runs_to_its_end(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "livekit.mp4"
     told = run(sys.executable, EXAMPLES / "livekit_agent.py", "--server", service.address, "--out", out)
