@@ -105,19 +105,22 @@ async def _in_process(
 ) -> Seen:
     import torch
 
+    from liveact_models.config import DEFAULT_PROMPT
     from liveact_services.cli.bench.stream.in_process import LocalSession
     from liveact_services.conductor.local import LocalModels
     from liveact_services.conductor.stages import Codec, Idle, Pacing, SessionSpec
+    from liveact_services.replica import pick_device
 
     torch.set_num_threads(os.cpu_count() or 1)
     opened = config.open_checkpoint()
-    models = LocalModels(opened, opened.config.sampling, torch.device(config.device), getattr(torch, config.dtype))
+    device = pick_device(config.device, torch.cuda.device_count())
+    models = LocalModels(opened, config.sampling(opened.config), device, getattr(torch, config.dtype))
     portrait = (EXAMPLES / "portrait.jpg").read_bytes()
 
     async def opening(stack: AsyncExitStack, number: int) -> Conversation:
         spec = SessionSpec(
             session=f"viewer-{number}-{time.monotonic_ns()}", width=size[0], height=size[1], fps=20, seed=number,
-            prompt="", rate=RATE, codec=Codec.H264, pacing=Pacing.REALTIME, idle=Idle.ANIMATE,
+            prompt=DEFAULT_PROMPT, rate=RATE, codec=Codec.H264, pacing=Pacing.REALTIME, idle=Idle.ANIMATE,
         )  # fmt: skip
         return await stack.enter_async_context(LocalSession(models, spec, portrait, CREDIT))
 

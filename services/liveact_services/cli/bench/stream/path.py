@@ -53,13 +53,15 @@ class ShapedConnection(Connection):
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WINDOW_SEGMENTS)
         arriving = asyncio.create_task(self._arrive(on_the_way, writer))
         clock, weather = asyncio.get_running_loop().time, self._weather
-        with contextlib.suppress(OSError):
-            while data := await reader.read(SEGMENT_BYTES):
-                at = clock() + weather.delay_s + self._draw.uniform(0, weather.jitter_s)
-                if self._draw.random() < weather.loss:
-                    at += weather.again_s
-                await on_the_way.put((at, data))
-        arriving.cancel()
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(SEGMENT_BYTES):
+                    at = clock() + weather.delay_s + self._draw.uniform(0, weather.jitter_s)
+                    if self._draw.random() < weather.loss:
+                        at += weather.again_s
+                    await on_the_way.put((at, data))
+        finally:
+            arriving.cancel()
         self.abort()
         return False
 
