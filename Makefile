@@ -8,9 +8,10 @@ OUT ?= out
 REGISTRY ?= ghcr.io/example
 TAG ?= 0.1.0
 
-.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos chart images sbom bench clean
+.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos stubs-typescript stubs-go chart images sbom \
+  bench clean
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt .ci/get_helm.py
 	@echo "setting up $(VENV) (about two minutes the first time)"
@@ -64,6 +65,18 @@ format: $(STAMP)  ## let ruff rewrite
 
 protos: $(STAMP)  ## generate the Python stubs beside the .proto
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
+
+stubs-typescript: $(STAMP)  ## TypeScript stubs and the example that uses them, into examples/typescript (needs node and npm)
+	cd examples/typescript && npm ci --no-fund --no-audit && mkdir -p generated
+	$(PROTOC) --plugin=protoc-gen-ts=examples/typescript/node_modules/.bin/protoc-gen-ts \
+		--ts_out=examples/typescript/generated --ts_opt=long_type_bigint,generate_dependencies protos/liveact/v1/avatar.proto
+	cd examples/typescript && npm run build
+
+stubs-go: $(STAMP)  ## Go stubs, into examples/go/v1 (needs protoc-gen-go and protoc-gen-go-grpc)
+	$(PROTOC) --go_out=examples/go --go_opt=module=liveact,Mliveact/v1/avatar.proto=liveact/v1 \
+		--go-grpc_out=examples/go --go-grpc_opt=module=liveact,Mliveact/v1/avatar.proto=liveact/v1 protos/liveact/v1/avatar.proto
 
 chart: $(STAMP)  ## generate the chart's values.yaml, its schema and the reference in its README
 	$(BIN)/python -m liveact_services.cluster.reference helm/liveact

@@ -29,6 +29,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/errors.md",
     "docs/console.md",
+    "docs/clients.md",
     "docs/tenants.md",
     "docs/benchmarks.md",
     "docs/training.md",

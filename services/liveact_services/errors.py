@@ -266,7 +266,14 @@ def as_service_error(error: BaseException) -> ServiceError:
 
 
 class ClientError(Exception):
-    """A failed call as the client sees it. `reason` is empty where the service had no say: a proxy, the network."""
+    """A failed call as the client sees it. `reason` is empty where the service had no say: a proxy, the network.
+
+    What is raised is the subclass for its code (`BadInput`, `Exhausted`, ...), where there is one.
+    """
+
+    def __new__(cls, code: StatusCode, *args: Any, **kwargs: Any) -> ClientError:
+        chosen = BY_CODE.get(code, cls) if cls is ClientError else cls
+        return super().__new__(chosen)
 
     def __init__(self, code: StatusCode, message: str, reason: str = "") -> None:
         super().__init__(code, message, reason)
@@ -286,6 +293,53 @@ class ClientError(Exception):
     def resumable(self) -> bool:
         """Whether a new stream with the resume token may go on: what a killed gateway, proxy or replica looks like."""
         return self.code in (StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.CANCELLED)
+
+
+class BadInput(ClientError):
+    """The request is wrong whenever it is sent; `field` says which part of it."""
+
+
+class NotAuthenticated(ClientError):
+    """No credentials came, or they are not accepted."""
+
+
+class NotAllowed(ClientError):
+    """The caller may not do this."""
+
+
+class NotFound(ClientError):
+    """There is no such avatar or session, or it is another's."""
+
+
+class Exhausted(ClientError):
+    """A quota is used up or the service is full; `retry_after_s` says when to come back."""
+
+
+class WrongState(ClientError):
+    """The request is wrong after what came before it; `precondition` names what does not hold."""
+
+
+class Unavailable(ClientError):
+    """The service cannot be reached, or not now; this passes."""
+
+
+class DeadlineExceeded(ClientError):
+    """There was no answer in time."""
+
+
+class DataLost(ClientError):
+    """Something is gone that nobody can bring back."""
+
+
+BY_CODE: dict[StatusCode, type[ClientError]] = {
+    StatusCode.INVALID_ARGUMENT: BadInput, StatusCode.OUT_OF_RANGE: BadInput,
+    StatusCode.UNAUTHENTICATED: NotAuthenticated, StatusCode.PERMISSION_DENIED: NotAllowed,
+    StatusCode.NOT_FOUND: NotFound, StatusCode.RESOURCE_EXHAUSTED: Exhausted,
+    StatusCode.FAILED_PRECONDITION: WrongState, StatusCode.ABORTED: WrongState,
+    StatusCode.UNAVAILABLE: Unavailable, StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    StatusCode.DATA_LOSS: DataLost,
+}  # fmt: skip
+"""What a failed call is raised as; any other code is a plain `ClientError`."""
 
 
 def from_rpc_error(error: grpc.RpcError) -> ClientError:

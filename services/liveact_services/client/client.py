@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Literal, Self, TypeVar, overload
 
 import grpc
@@ -35,6 +36,8 @@ class AvatarClient:
 
     `target` is "host:port"; `credentials` turn TLS on; `metadata` goes with every call. `token`, an API key or JWT, says who
     calls; without one, and without credentials in `metadata`, it is the environment's LIVEACT_TOKEN, if there is one.
+    `timeout_s` is how long a unary call or the admission of a session may take before it raises `DeadlineExceeded`; None
+    waits for ever. What a session does after that waits for the performance: put `asyncio.timeout` around what must not.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class AvatarClient:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         token: str | None = None,
+        timeout_s: float | None = 60.0,
     ) -> None:
         self.target = target
+        self._timeout_s = timeout_s
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         else:
@@ -65,6 +70,40 @@ class AvatarClient:
         # First of all: a session that loses its call by this must not open another.
         self._closed = True
         await self._channel.close()
+
+    def session(
+        self,
+        portrait: bytes | Path | str,
+        *,
+        prompt: str = "",
+        size: tuple[int, int] = (0, 0),
+        fps: int = 0,
+        sample_rate_hz: int = 24000,
+        codec: pb2.VideoCodec = pb2.VIDEO_CODEC_H264,
+        pacing: pb2.Pacing = pb2.PACING_REALTIME,
+        idle_policy: pb2.IdlePolicy = pb2.IDLE_POLICY_ANIMATE,
+        seed: int = 0,
+        auto_ack: bool = True,
+        resume: ResumePolicy | None = None,
+        on_resume: Callable[[Outage], None] | None = None,
+    ) -> AvatarSession:
+        """A new session of this portrait; enter it to open it, then `await session.speak("voice.wav")` and iterate.
+
+        `portrait` is an image file, its bytes, or an avatar's name, "avatars/{id}"; `size` is (width, height) in pixels, and
+        zeros ask for the server's defaults. Voice and sound are mono PCM16 at `sample_rate_hz`; `speak` resamples to it. It is
+        a session as `stream` opens it: it resumes by itself, as `resume` says. Raises `OSError` when the file cannot be read.
+        """
+        config = pb2.SessionConfig(
+            prompt=prompt, width=size[0], height=size[1], fps=fps, codec=codec, pacing=pacing, idle_policy=idle_policy,
+            seed=seed, audio_format=pb2.AudioFormat(sample_rate_hz=sample_rate_hz, channels=1),
+        )  # fmt: skip
+        if isinstance(portrait, bytes):
+            config.image = portrait
+        elif isinstance(portrait, str) and portrait.startswith("avatars/"):
+            config.avatar = portrait
+        else:
+            config.image = Path(portrait).read_bytes()
+        return self.stream(config, auto_ack=auto_ack, resume=resume or ResumePolicy(), on_resume=on_resume)
 
     @overload
     def stream(self, config: pb2.SessionConfig, *, auto_ack: bool = True, resume: Literal[False]) -> AvatarStream: ...
@@ -140,11 +179,12 @@ class AvatarClient:
     def _open(self, config: pb2.SessionConfig, auto_ack: bool) -> AvatarStream:
         if self._closed:
             raise ClientError(grpc.StatusCode.FAILED_PRECONDITION, "the client was closed: open another one")
-        return AvatarStream(self._stub.StreamAvatar(metadata=self._metadata), config, auto_ack=auto_ack)
+        call = self._stub.StreamAvatar(metadata=self._metadata)
+        return AvatarStream(call, config, auto_ack=auto_ack, admission_s=self._timeout_s)
 
     async def _call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         try:
-            return await method(request, metadata=self._metadata)
+            return await method(request, metadata=self._metadata, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 

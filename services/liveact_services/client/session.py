@@ -192,6 +192,7 @@ class AvatarSession(Conversation):
         payload, self.arrived_at = received
         if isinstance(payload, pb2.VideoChunk):
             self._yielded = payload.frames[-1].index + 1
+        self._took(payload)
         return payload
 
     def _take(self, payload: Payload, arrived_at: float) -> None:
@@ -223,6 +224,7 @@ class AvatarSession(Conversation):
                 self._received.put_nowait((self._last_words, time.perf_counter()))
         finally:
             self._over = True
+            self._finish()
             self._received.put_nowait(None)
             self._wake()
 

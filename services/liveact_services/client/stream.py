@@ -19,14 +19,22 @@ from liveact_services.errors import ClientError, from_rpc_error
 class AvatarStream(Conversation):
     """One call of a session: sends voice and control, and iterates over what the server answers.
 
-    Entering it sends the config and returns once the server has admitted the session; leaving it hangs up, which
-    detaches a session that was not closed. Iteration ends when the server ends the call, and raises `ClientError` when it
-    ended with an error or the connection broke. With `auto_ack`, asking for the next message acknowledges the frames of
-    the one before. `AvatarSession` goes on where a call breaks off; this is the call.
+    Entering it sends the config and returns once the server has admitted the session, or raises `DeadlineExceeded` after
+    `admission_s`; leaving it hangs up, which detaches a session that was not closed. Iteration ends when the server ends the
+    call, and raises `ClientError` when it ended with an error or the connection broke. With `auto_ack`, asking for the next
+    message acknowledges the frames of the one before. `AvatarSession` goes on where a call breaks off; this is the call.
     """
 
-    def __init__(self, call: grpc.aio.StreamStreamCall, config: pb2.SessionConfig, *, auto_ack: bool) -> None:
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall,
+        config: pb2.SessionConfig,
+        *,
+        auto_ack: bool,
+        admission_s: float | None = None,
+    ) -> None:
         super().__init__()
+        self._admission_s = admission_s
         self._call = call
         self._config = config
         self._auto_ack = auto_ack
@@ -44,9 +52,15 @@ class AvatarStream(Conversation):
         # Reading starts first: a server that refuses at once is heard even when the config cannot be written any more.
         self._reader = asyncio.create_task(self._read())
         try:
-            with suppress(ClientError):
-                await self.send(pb2.StreamAvatarRequest(config=self._config))
-            await self._admitted.wait()
+            try:
+                async with asyncio.timeout(self._admission_s):
+                    with suppress(ClientError):
+                        await self.send(pb2.StreamAvatarRequest(config=self._config))
+                    await self._admitted.wait()
+            except TimeoutError:
+                raise ClientError(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, f"the session was not admitted within {self._admission_s:.0f} s"
+                ) from None
             if self._session is None:
                 raise self._ended("the server ended the stream before it admitted the session")
         except BaseException:
@@ -103,6 +117,7 @@ class AvatarStream(Conversation):
         payload, self.arrived_at = received
         if isinstance(payload, pb2.VideoChunk) and payload.frames:
             self._consumed = payload.frames[-1].index + 1
+        self._took(payload)
         return payload
 
     async def hang_up(self) -> None:
@@ -122,6 +137,7 @@ class AvatarStream(Conversation):
             self._failure = from_rpc_error(error)
         finally:
             self._received.put_nowait(None)
+            self._finish()
             self._admitted.set()
             self._ready.set()
 

@@ -104,3 +104,44 @@ def read_voice(path: Path) -> RecordedVoice:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
     parts = [part.to_ndarray().tobytes() for given in (frame, None) for part in resampler.resample(given)]
     return RecordedVoice(b"".join(parts), rate)
+
+
+async def at_rate(voice: Voice, rate: int, pace: Pace) -> AsyncIterator[bytes]:
+    """A voice's pieces, resampled to `rate` Hz where it has another."""
+    if voice.rate == rate:
+        async for piece in voice.pieces(pace):
+            yield piece
+        return
+    resampler = Resampler(voice.rate, rate)
+    async for piece in voice.pieces(pace):
+        if converted := resampler.convert(piece):
+            yield converted
+    if rest := resampler.flush():
+        yield rest
+
+
+class Resampler:
+    """Mono PCM16 from one rate to another, piece by piece."""
+
+    def __init__(self, source: int, target: int) -> None:
+        import av
+
+        self._source, self._fed = source, False
+        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=target)
+
+    def convert(self, pcm: bytes) -> bytes:
+        """The next piece; what the filter holds back comes with a later one."""
+        import av
+        import numpy as np
+
+        if not pcm:
+            return b""
+        frame = av.AudioFrame.from_ndarray(np.frombuffer(pcm, "<i2").reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate, self._fed = self._source, True
+        return b"".join(part.to_ndarray().tobytes() for part in self._resampler.resample(frame))
+
+    def flush(self) -> bytes:
+        """What is left; the resampler is used up."""
+        if not self._fed:
+            return b""
+        return b"".join(part.to_ndarray().tobytes() for part in self._resampler.resample(None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, precision, simulate
+from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, precision, simulate, stream
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -23,3 +23,4 @@ app.command()(memory.memory)
 app.command()(load.load)
 app.command()(precision.precision)
 app.command()(simulate.simulate)
+app.command()(stream.stream)

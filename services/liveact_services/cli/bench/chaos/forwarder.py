@@ -7,11 +7,14 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from typing import Self
+from typing import Self, TypeAlias
 
 CHUNK_BYTES = 16 * 1024
 AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER: what was not sent is thrown away and the other side gets a reset, as from a network that broke."""
+
+
+Side: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Forwarder:
@@ -57,6 +60,9 @@ class Forwarder:
         self.cuts += len(cut)
         return bool(cut)
 
+    def _connection(self, near: Side, far: Side) -> Connection:
+        return Connection(near, far, self._budget())
+
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._accept(reader, writer))
         self._carrying.add(task)
@@ -71,7 +77,7 @@ class Forwarder:
         except OSError:
             writer.transport.abort()
             return
-        connection = Connection((reader, writer), upstream, self._budget())
+        connection = self._connection((reader, writer), upstream)
         self._connections.add(connection)
         try:
             self.cuts += await connection.carry()
@@ -82,12 +88,7 @@ class Forwarder:
 class Connection:
     """Two sockets, and what goes between them."""
 
-    def __init__(
-        self,
-        near: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        far: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        budget: int | None,
-    ) -> None:
+    def __init__(self, near: Side, far: Side, budget: int | None) -> None:
         self._near, self._far, self._left = near, far, budget
         self._aborted = False
 
