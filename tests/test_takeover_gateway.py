@@ -210,6 +210,34 @@ async def test_a_gateway_that_lives_lets_go_of_what_was_taken_and_closes_nothing
         await live.ledger.make_sure()
 
 
+async def test_what_the_other_wrote_while_the_session_was_taken_counts(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await pair.whole()
+    live = await pair.one.begin()
+    # Its moves have not come to Redis when the client comes to the other.
+    live.ledger._writer.cancel()  # type: ignore[union-attr]
+    first = await pair.watched(live, 30)
+    await first.lose()
+    acquire = pair.two._leases.acquire
+
+    async def late(*arguments: Any, **options: Any) -> int:
+        assert (await pair.one.store.get(SESSION, "default")).state is SessionState.ADMITTED
+        await live.ledger._flush()
+        assert (await pair.one.store.get(SESSION, "default")).state is SessionState.DETACHED
+        return await acquire(*arguments, **options)
+
+    monkeypatch.setattr(pair.two._leases, "acquire", late)
+    again, second = await pair.two.resume(len(first.frames))
+    pair.say(again)
+    await second.end()
+    assert contents(first, second) == contents(expected)
+    assert again.ledger.refusal is None
+    async with asyncio.timeout(5):
+        while (await pair.two.store.get(SESSION, "default")).state is not SessionState.CLOSED:
+            await asyncio.sleep(0.02)
+
+
 async def test_a_session_may_come_back_to_where_it_was(pair: Pair) -> None:
     expected = await pair.whole()
     live = await pair.one.begin()

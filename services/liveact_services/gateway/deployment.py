@@ -225,7 +225,7 @@ class Gateway:
         await ledger.attach()
         live = await take_over(ledger, self._archive, self._stages, limits, self._ended, frame)
         self._live[record.id] = live
-        if record.state is SessionState.DETACHED:
+        if ledger.record.state is SessionState.DETACHED:
             ledger.moved(SessionState.STREAMING)
         return live, live.attach(caller)
 

@@ -85,7 +85,10 @@ class Ledger:
 
     async def take_over(self) -> None:
         """Take the session from whoever has it, on behalf of a client that proved itself. Raises `ServiceError`."""
-        self._own(await self._leases.acquire(self.record.id, self._owner, LEASE_MS, take_over=True))
+        token = await self._leases.acquire(self.record.id, self._owner, LEASE_MS, take_over=True)
+        # Until now the other may have written: its client may come here before its last moves have come to Redis.
+        self.record = await self._store.get(self.record.id, self.record.tenant)
+        self._own(token)
 
     def _own(self, token: int) -> None:
         self._token, self.attempt = token, first_attempt(token)

@@ -40,12 +40,12 @@ async def take_over(
     RESUME_FRAME_UNAVAILABLE before anything was taken from the Gateway that may still run it, and what taking the lease
     raises.
     """
-    since, record = time.monotonic(), ledger.record
-    Remains.of(await _journal(archive, record.id, None), frame)
+    since, session = time.monotonic(), ledger.record.id
+    Remains.of(await _journal(archive, session, None), frame)
     await ledger.take_over()
     try:
         # Whoever had the session writes no more there from now on, so this is all there will be.
-        remains = Remains.of(await _journal(archive, record.id, ledger.attempt), frame)
+        remains = Remains.of(await _journal(archive, session, ledger.attempt), frame)
     except ServiceError as error:
         if error.reason == "SESSION_TAKEN_OVER":
             ledger.let_go()
@@ -57,8 +57,8 @@ async def take_over(
         ledger.let_go()
         raise
     spec, serving = remains.opening.spec, stages(ledger)
-    serving.inherit(remains, {Part.DENOISER: record.denoiser, Part.DECODER: record.decoder})
-    journal = Journal(archive, record.id, ledger.attempt, serving.protect)
+    serving.inherit(remains, {Part.DENOISER: ledger.record.denoiser, Part.DECODER: ledger.record.decoder})
+    journal = Journal(archive, session, ledger.attempt, serving.protect)
     journal.go_on(remains.pages, remains.others, remains.state.made, frame)
     live = LiveSession(spec, VoiceFormat(**remains.opening.voice), serving, ledger, limits, ended, journal)
     live.conductor.restore(remains.state, remains.again(serving), frame)

@@ -19,6 +19,8 @@ LONGEST_VOICE_BYTES = 960_000
 """What one request carries. The whole voice is one request, so that no cut can part it: what a block hears does not depend on
 when voice arrives."""
 RETRY_S = 1.0
+LONGEST_RETRY_S = 5.0
+"""Who was told to come later comes all the same: a seat without a session shows nothing of the blows."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ class Audience:
 
         stream = self._client.stream(config, on_resume=resumed)
         try:
-            await stream.__aenter__()
+            await self._open(stream)
         except ClientError as error:
             # Nothing was lost that had begun.
             self.refused += 1
-            await asyncio.sleep(error.retry_after_s or RETRY_S)
+            await asyncio.sleep(min(error.retry_after_s or RETRY_S, LONGEST_RETRY_S))
             return
         viewer.began = began
         self.viewers.append(viewer)
@@ -125,8 +127,17 @@ class Audience:
             viewer.ended = time.perf_counter()
             await stream.__aexit__(None, None, None)
 
+    @staticmethod
+    async def _open(stream: AvatarSession) -> None:
+        """Enter the session. Raises `ClientError`, after leaving it, also where no Denoiser has a place for it."""
+        await stream.__aenter__()
+        try:
+            await stream.ready()
+        except ClientError:
+            await stream.__aexit__(None, None, None)
+            raise
+
     async def _see(self, stream: AvatarSession, viewer: Viewer, expected: Reel) -> None:
-        await stream.ready()
         await stream.send_audio(self._play.voice.pcm, UTTERANCE)
         await stream.end_utterance(UTTERANCE)
         await stream.close()
