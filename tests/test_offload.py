@@ -8,6 +8,7 @@ import torch
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import ConfigError
 from liveact_models.denoiser import BlockDenoiser
+from liveact_models.engine import Engine
 from liveact_models.offload import host_bytes, host_tensors, offload, offloaded_layers
 from liveact_models.timeline import AUDIO_REACH, block_frames
 from liveact_models.transformer import LiveActTransformer
@@ -110,7 +111,7 @@ def test_only_matrices_leave_the_device() -> None:
 
 
 def test_a_denoiser_warms_up_on_blocks_of_a_session_that_it_forgets() -> None:
-    rank = LocalRank(CHECKPOINT, CONFIG.sampling, torch.device("cpu"), torch.float32, offload_blocks=4)
+    rank = LocalRank(CHECKPOINT, CONFIG.sampling, torch.device("cpu"), Engine(), offload_blocks=4)
     assert warm_up(rank, CONFIG) > 0
     with pytest.raises(ReplicaGone):
         rank.position(SESSION)

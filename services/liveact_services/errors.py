@@ -146,7 +146,7 @@ REASONS: dict[str, Reason] = {
     # The browser's transport.
     "ORIGIN_REFUSED": Reason(_DENIED, Kind.PLAIN, "A page of another site called."),
     "METHOD_UNKNOWN": Reason(StatusCode.UNIMPLEMENTED, Kind.PLAIN, "No unary method has this name."),
-    "BODY_INVALID": Reason(_INVALID, Kind.REQUEST, "The body is not the method's request as JSON or protobuf.", "body"),
+    "BODY_INVALID": Reason(_INVALID, Kind.PLAIN, "The body is not the method's request as JSON or protobuf."),
     "MESSAGE_INVALID": Reason(_INVALID, Kind.REQUEST, "A WebSocket frame is no binary StreamAvatarRequest.", "payload"),
     "SPEECH_UNAVAILABLE": Reason(StatusCode.UNIMPLEMENTED, Kind.PLAIN, "No voice that speaks text is installed."),
     # The service.
