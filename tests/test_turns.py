@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from liveact_models.checkpoint import open_checkpoint
+from liveact_models.engine import Engine
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
 from liveact_services.denoiser.rank import Conditions, LocalRank
@@ -41,7 +42,7 @@ class WatchedRank(LocalRank):
     """The real rank; it notes whose steps it made, and fails when told to."""
 
     def __init__(self) -> None:
-        super().__init__(CHECKPOINT, CHECKPOINT.config.sampling, torch.device("cpu"), torch.float32)
+        super().__init__(CHECKPOINT, CHECKPOINT.config.sampling, torch.device("cpu"), Engine())
         self.made: list[str] = []
         self.fails_at: int | None = None
 
@@ -209,3 +210,22 @@ async def test_a_traced_block_tells_its_steps_and_one_that_is_not_tells_nothing(
         ("step", n, []) for n in range(3)
     ]
     assert all(first.ended_s <= second.began_s for first, second in pairwise(steps))
+
+
+async def test_a_session_that_begins_anew_is_not_put_forward_by_a_block_of_what_it_was(
+    rank: WatchedRank, turns: Turns
+) -> None:
+    expected = await performed(turns, opened(rank, "undisturbed"))
+    spec = opened(rank, "a")
+    for steps in (1, 2, 3):
+        rank.made.clear()
+        before = asyncio.create_task(turns.denoise(spec, 0, features(0), None, None))
+        while len(rank.made) < steps:
+            await asyncio.sleep(0)
+        turns.send_away("a")
+        await turns._compute.run(rank.open, spec, conditions(7))
+        with pytest.raises(ReplicaGone, match="began anew"):
+            await before
+        assert rank.position("a") == 0
+    found = await performed(turns, spec)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))

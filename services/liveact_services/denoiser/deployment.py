@@ -189,6 +189,7 @@ class Denoiser(StatefulReplica[_Held]):
         room = await self.compute.run(self._ranks.room)
         if (known := self._sessions.get(spec.session)) is not None:
             known.order.close()
+            self._turns.send_away(spec.session)
         else:
             # A drained replica takes nobody later either: it tells no time.
             if not self._draining and (refusal := self._admission.refusal(spec, room)) is not None:

@@ -162,6 +162,8 @@ class LocalRank:
             text=self._tensor(conditions.text), clip=self._tensor(conditions.clip),
             reference=self._tensor(conditions.reference),
         )  # fmt: skip
+        # A block under way of the session as it was would put its state in this one's place.
+        self.give_up(spec.session)
         with self._lock:
             self._states[spec.session] = state
         return state.memory_bytes

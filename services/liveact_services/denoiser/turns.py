@@ -13,6 +13,7 @@ from liveact_services.independent import independent
 from liveact_services.observability.meter import METER
 from liveact_services.observability.metrics import STEP_SECONDS
 from liveact_services.observability.tracing import TRACING, now_ns
+from liveact_services.placement.pins import ReplicaGone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +80,13 @@ class Turns:
             if done.cancelled() and waiting.begun:
                 self._given_up.add(spec.session)
                 self._wake()
+
+    def send_away(self, session: str) -> None:
+        """The session begins anew here: whoever waits for a block of it as it was waits no more."""
+        for waiting, wanted in self._wanted.items():
+            if waiting.session == session:
+                self._scheduler.leave(waiting)
+                wanted.fail(ReplicaGone("the session began anew while its block was made"))
 
     def _wake(self) -> None:
         if self._stepping is None or self._stepping.done():
