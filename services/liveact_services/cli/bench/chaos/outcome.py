@@ -58,8 +58,8 @@ class Viewer:
         self._due += len(indices) / fps
 
     def stalled(self, since: float, until: float) -> float:
-        """Seconds without picture that ended between two moments."""
-        return sum(length for ended, length in self.stalls if since < ended <= until)
+        """Seconds without picture of the times that began between two moments: one blow's stall may last beyond the next."""
+        return sum(length for ended, length in self.stalls if since < ended - length <= until)
 
 
 @dataclass(frozen=True)
