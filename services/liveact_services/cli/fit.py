@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from liveact_services.cli.check import GIB, Check, Found
 
 if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
+    from liveact_models.transformer.model import LiveActTransformer
     from liveact_services.config import DenoiserConfig, ServiceConfig
 
 PULL = "liveact weights pull soulx-liveact"
@@ -112,7 +113,7 @@ def need_of(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig
     from liveact_models.parallel import heads_of
 
     model, dtype = checkpoint.config, stage.engine.dtype
-    transformer = empty_module(checkpoint, "transformer")
+    transformer = cast("LiveActTransformer", empty_module(checkpoint, "transformer"))
     tensors = transformer.state_dict()
     whole = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
     freed = host_bytes(transformer, stage.offload_blocks, dtype.itemsize) if on_gpu and stage.offload_blocks else 0

@@ -114,7 +114,7 @@ async def _in_process(
     torch.set_num_threads(os.cpu_count() or 1)
     opened = config.open_checkpoint()
     device = pick_device(config.device, torch.cuda.device_count())
-    models = LocalModels(opened, config.sampling(opened.config), device, getattr(torch, config.dtype))
+    models = LocalModels(opened, config.sampling(opened.config), device, config.denoiser.engine)
     portrait = (EXAMPLES / "portrait.jpg").read_bytes()
 
     async def opening(stack: AsyncExitStack, number: int) -> Conversation:
