@@ -129,7 +129,7 @@ def test_the_arguments_are_the_configuration_of_the_values(path: Path | None) ->
             assert counts[name] == getattr(wanted, field).replicas
     assert counts.keys() == fixed.keys()
     assert got.sessions == wanted.sessions
-    assert (got.preset, got.dtype) == (wanted.preset, wanted.dtype)
+    assert (got.preset, got.denoiser.engine) == (wanted.preset, wanted.denoiser.engine)
 
 
 DEPLOYMENTS = {
