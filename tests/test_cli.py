@@ -341,7 +341,7 @@ import liveact_services.service as service
 from avatar_peer import AvatarPeer, serving
 
 class Running:
-    redis, checkpoint, console = "embedded", "untrained", ""
+    redis, checkpoint, console = "embedded", "untrained", "http://127.0.0.1:8000/"
     def __init__(self, config):
         self.loop, up = asyncio.new_event_loop(), threading.Event()
         async def serve():
