@@ -44,6 +44,21 @@ async def test_a_node_is_left_once_its_streams_have_ended_and_takes_no_new_ones_
         assert any("serves 1 calls" in line for line in told)
     finally:
         await asyncio.gather(*(replica.calls.drain(False, False) for replica in running_replicas(APPLICATION)))
+        await until_taken(service, config)
+
+
+async def until_taken(service: Service, config: pb.SessionConfig) -> None:
+    """Routers hear of it within seconds, and other tests share the service."""
+    async with asyncio.timeout(20), AvatarClient(service.address) as client:
+        while True:
+            try:
+                async with client.stream(config) as stream:
+                    await stream.ready()
+                    return await client.delete_session(stream.session.name)
+            except ClientError as refused:
+                if refused.reason != "CAPACITY":
+                    raise
+                await asyncio.sleep(0.2)
 
 
 async def test_a_node_without_replicas_is_left_at_once(service: Service) -> None:

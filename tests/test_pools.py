@@ -87,7 +87,7 @@ class Stage:
         return 0
 
     async def denoise(
-        self, session: str, block: int, features: Any, text: Any, attempt: int, due_s: float | None
+        self, session: str, block: int, features: Any, text: Any, attempt: int, due_s: float | None, trace: str
     ) -> None:
         self.asked.append(f"denoise {session}")
 
@@ -102,16 +102,16 @@ class Stage:
     async def keep(self, session: str) -> None:
         self.asked.append(f"keep {session}")
 
-    async def text(self, prompt: str) -> np.ndarray:
+    async def text(self, prompt: str, trace: str) -> np.ndarray:
         return np.zeros(1)
 
-    async def image(self, portrait: np.ndarray) -> np.ndarray:
+    async def image(self, portrait: np.ndarray, trace: str) -> np.ndarray:
         return np.zeros(1)
 
-    async def reference(self, portrait: np.ndarray) -> np.ndarray:
+    async def reference(self, portrait: np.ndarray, trace: str) -> np.ndarray:
         return np.zeros(1)
 
-    async def encode(self, voice: Any, block: int) -> np.ndarray:
+    async def encode(self, voice: Any, block: int, trace: str) -> np.ndarray:
         return np.zeros(1)
 
     async def blocks(self, session: str, part: str) -> list[int]:
