@@ -59,7 +59,7 @@ class Viewer:
 
     def stalled(self, since: float, until: float) -> float:
         """Seconds without picture of the times that began between two moments: one blow's stall may last beyond the next."""
-        return sum(length for ended, length in self.stalls if since < ended - length <= until)
+        return sum(length for ended, length in self.stalls if since <= ended - length < until)
 
 
 @dataclass(frozen=True)
