@@ -237,7 +237,7 @@ CASES: list[dict[int, tuple[Part, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize("codec", [Codec.RGB, Codec.JPEG])
+@pytest.mark.parametrize("codec", [pytest.param(Codec.RGB, marks=pytest.mark.slow), Codec.JPEG])
 async def test_lost_replicas_change_no_byte_of_any_frame(
     cluster: Cluster, plans: list[BlockPlan], portrait: np.ndarray, codec: Codec
 ) -> None:

@@ -30,14 +30,8 @@ async def expected(
     return await undisturbed(client, portrait, voices)
 
 
-@pytest.mark.parametrize(
-    "deployment",
-    [
-        "Denoiser",
-        pytest.param("VaeDecoder", marks=pytest.mark.slow),
-        pytest.param("AudioEncoder", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("deployment", ["Denoiser", "VaeDecoder", "AudioEncoder"])
 async def test_a_killed_replica_costs_two_streams_no_frame_and_no_byte(
     service: Service,
     client: AvatarClient,

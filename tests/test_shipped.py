@@ -49,7 +49,7 @@ def test_a_model_without_shipped_weights_says_so() -> None:
 
 def test_lips_follow_the_voice(pipeline: Pipeline, tmp_path: Path) -> None:
     result = lips_suite(
-        [Model("tiny", pipeline)], {"held out": ("espeak-en-us-klatt", None)}, Script(count=3, blocks=3), shipped_judge(),
+        [Model("tiny", pipeline)], {"held out": ("espeak-en-us-klatt", None)}, Script(count=2, blocks=3), shipped_judge(),
         tmp_path, autoencoder=Autoencoder(pipeline), phonemes=False,
     )  # fmt: skip
     rows = {row["contender"]: row for row in result.rows}

@@ -76,6 +76,7 @@ def make_run(tmp_path: Path):
     return make
 
 
+@pytest.mark.slow
 def test_predictions_stand_beside_the_pictures_of_their_clips(tmp_path):
     run = run_with_clips(tmp_path / "run")
     run.claim(recipe("latents", seed=3, options={"size": 8 * SIDE}))

@@ -210,6 +210,7 @@ async def test_a_socket_that_breaks_leaves_a_session_that_another_resumes(page: 
 # ---- text to voice -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_text_is_spoken_for_those_who_may_call(guarded: tuple[str, str]) -> None:
     url, key = guarded
     assert (await post(url, "speech", {"text": "Hello."}))[0] == 401
