@@ -60,6 +60,7 @@ def test_untrained_memory_starts_as_the_mean():
     assert all(torch.equal(tensor, torch.full_like(tensor, 0.2)) for tensor in memory.values())
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_untrained_weights():
     code = (
         "from liveact_models.checkpoint import open_checkpoint\n"

@@ -14,6 +14,7 @@ from liveact_services.client import AvatarClient
 from test_service import session, speech
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deployment", ["Denoiser", pytest.param("VaeDecoder", marks=pytest.mark.slow)])
 async def test_a_session_whose_stage_has_lost_every_replica_goes_on_when_serve_has_brought_one_back(
     service: Service, portrait: bytes, deployment: str

@@ -344,6 +344,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     losses=st.lists(st.tuples(st.floats(0, 6), st.sampled_from(sorted(LOSSES))), min_size=1, max_size=6),

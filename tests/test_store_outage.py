@@ -251,6 +251,7 @@ async def test_a_refusal_that_passes_is_told_from_a_mistake_of_ours(
         await database.call(answer(), "touch")
 
 
+@pytest.mark.slow
 async def test_who_waits_to_be_resumed_waits_until_the_store_is_back_and_no_sweep_is_faster(
     host: Host, database: Database, failing: Failing
 ) -> None:

@@ -121,6 +121,7 @@ async def test_a_session_deleted_while_the_store_is_away_has_ended_and_its_recor
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_a_stream_lost_while_the_store_is_away_is_resumed_when_it_is_back(failing: Failing) -> None:
     async with serving(failing.url, sessions={"detached_timeout_s": 4}) as at, at.client() as client:
         async with client.stream(session(pacing=pb.PACING_REALTIME)) as stream:

@@ -71,6 +71,7 @@ def run_beside(world: Path, path: Path) -> RunFolder:
     return RunFolder(path)
 
 
+@pytest.mark.slow
 def test_the_world_is_rendered_once_and_again_the_same(tmp_path):
     what = recipe("world", steps=2, batch=2, options={"frames": FRAMES, "size": 32, "processes": 1})
     run = RunFolder(tmp_path)

@@ -131,6 +131,7 @@ def test_fresh_starts_a_stage_over(tmp_path: Path) -> None:
     assert (tmp_path / "run/world/0.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, start: Start) -> None:
     path = write_recipe(tmp_path, steps=100_000, checkpoint_minutes=60)
     runs = {number: RunFolder(tmp_path / number.name) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -65,6 +65,7 @@ def packaged_again(run: RunFolder) -> Path:
     return run.path / "checkpoint"
 
 
+@pytest.mark.slow
 def test_forcings_are_trained_alike_and_once(finished, monkeypatch) -> None:
     options = {"stage1": {"blocks": 2}}
     monkeypatch.setattr(

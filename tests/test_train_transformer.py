@@ -50,6 +50,7 @@ def test_no_clips_say_what_to_run(tmp_path) -> None:
         ClipBank.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_stage1_learns_from_the_sound(run) -> None:
     losses: list[float] = []
     one = recipe("stage1", options={"blocks": 2, "memory_from": 0.5})
@@ -60,6 +61,7 @@ def test_stage1_learns_from_the_sound(run) -> None:
     assert set(run.load_product("teacher")) == set(LiveActTransformer(preset("tiny").transformer).state_dict())
 
 
+@pytest.mark.slow
 def test_the_first_cycle_draws_from_the_first_clips(run, monkeypatch) -> None:
     one = recipe(
         "stage1", steps=12, schedule={"cycles": 2}, options={"blocks": 2, "memory_from": 0.5, "first_clips": 2}
@@ -79,6 +81,7 @@ def test_the_first_cycle_draws_from_the_first_clips(run, monkeypatch) -> None:
     assert any(clip >= 2 for clips, _ in drawn[6:] for clip in clips)
 
 
+@pytest.mark.slow
 def test_stage2_trains_the_student_and_not_the_teacher(run) -> None:
     first = recipe("stage1", steps=2)
     train(NeighborStage(first, run, torch.device("cpu")), first, run)

@@ -363,6 +363,7 @@ def _worker(rank: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_of_half_a_batch_are_one_of_the_whole(tmp_path: Path) -> None:
     code = (
         f"import torch; torch.set_num_threads(1); from test_training_loop import _worker; _worker(1, {str(tmp_path)!r})"

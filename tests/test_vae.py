@@ -73,6 +73,7 @@ def test_an_export_is_not_moved_by_later_frames(vae):
     assert all(torch.equal(tensors[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_another_process_adopts_the_cache(model, vae, tmp_path):
     cache = vae.new_cache()
     list(vae.decode_stream(LATENTS[:, :6], cache))
