@@ -283,6 +283,42 @@ def test_who_was_told_to_come_much_later_is_not_counted_on() -> None:
     assert replica.refused() == replica.refused() > PATIENCE_S
 
 
+def test_a_tenant_that_asks_all_the_time_keeps_nobody_out() -> None:
+    """Its client asks ten times a second, whatever it is told; another tenant's comes when told, and goes on after that."""
+    replica, held, told = full_with_somebody_expected()
+    replica.admission.release(held.pop(0))
+    replica.admission.admit(replica.spec("patient"))
+    line = [replica.refused("loud") for _ in range(100)]
+    counted = [wait for wait in line if wait <= PATIENCE_S]
+    assert len(counted) <= 9, "alone it is promised what there is"
+    for _ in range(50):
+        replica.wall.now += 0.1
+        replica.refused("loud", fps=24)
+    told = replica.refused("quiet")
+    assert told <= PATIENCE_S
+    replica.wall.now += told
+    for session in held[:4]:
+        replica.admission.release(session)
+    assert replica.admission.refusal(replica.spec("quiet")) is None
+
+
+def test_what_is_promised_is_shared_by_weight() -> None:
+    replica = Replica(block_s=BLOCK_S / 4)
+    replica.past("t", [30.0] * 9)
+    replica.fill()
+    promised = {"bronze": 0, "gold": 0}
+    for _ in range(60):
+        for tenant, weight in (("bronze", 1.0), ("gold", 3.0)):
+            spec = replica.spec(tenant, weight=weight)
+            refusal = replica.admission.refusal(spec)
+            assert refusal is not None
+            assert refusal.retry_after_s is not None
+            promised[tenant] += refusal.retry_after_s <= PATIENCE_S
+            replica.admission.expect(spec, refusal.retry_after_s)
+    assert promised["gold"] / promised["bronze"] == pytest.approx(3, rel=0.15)
+    assert sum(promised.values()) == pytest.approx(0.85 / 0.025, abs=2), "together what the replica holds"
+
+
 async def test_a_client_is_told_of_the_replica_that_has_room_first() -> None:
     waits = {"a": (40.0,), "b": (7.5,), "c": ()}
     asked = []

@@ -14,11 +14,12 @@ from liveact_services.cli.bench.load.live import LiveRow, LiveTable, held_at_onc
 from liveact_services.cli.bench.load.offer import Caller
 from liveact_services.cli.bench.load.simulated import LoadTable
 from liveact_services.cli.main import app
+from liveact_services.client.viewer_clock import ViewerClock
 from liveact_services.denoiser.offered import Admitted, Shared
 
 
 def test_it_prints_a_table_for_people_and_one_object_for_scripts() -> None:
-    run = CliRunner().invoke(app, ["bench", "load", "--seconds", "240", "--seed", "3", "--json"])
+    run = CliRunner().invoke(app, ["bench", "load", "--seconds", "600", "--seed", "3", "--json"])
     assert run.exit_code == 0, run.output
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["passed"] is True
@@ -59,11 +60,11 @@ def chunk(block: int, frames: int = 4) -> pb.VideoChunk:
 
 def test_a_block_is_late_when_any_of_its_frames_is_and_what_follows_is_due_from_then_on() -> None:
     caller = Caller(1, 1.0)
-    due = caller._see(chunk(0), arrived=10.0, due=None, delay=0.5)
-    assert due == 10.5
-    due = caller._see(chunk(0), arrived=10.9, due=due + 0.2, delay=0.5)
-    assert due == pytest.approx(10.9)
-    due = caller._see(chunk(1), arrived=11.1, due=due + 0.2, delay=0.5)
+    clock = ViewerClock(20, 0.5)
+    # Of each message the first frame is shown when the clock says, and the next message is due 0.2 s later.
+    for block, arrived, shown in ((0, 10.0, 10.5), (0, 10.9, 10.9), (1, 11.1, 11.1)):
+        caller._see(chunk(block), clock.came(4, arrived))
+        assert clock.due == pytest.approx(shown + 0.2)
     assert (caller.blocks, caller.late, caller.frames) == ({0, 1}, {0}, 12)
     assert caller.longest_stall_s == pytest.approx(0.2)
 

@@ -13,10 +13,11 @@ import torch
 
 from liveact_models import blob
 from liveact_models.blob import StateError
+from liveact_models.disk import GIB
 from liveact_services.conductor.parts import Part
 from liveact_services.config import ServiceConfig
 from liveact_services.vault import exporter as exporter_module
-from liveact_services.vault.deployment import GIB, Vault
+from liveact_services.vault.deployment import Vault
 from liveact_services.vault.exporter import Exported, Exporter
 from liveact_services.vault.shelf import REMEMBERED, ExportMissing, Shelf, VaultFull, check
 

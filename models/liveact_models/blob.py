@@ -22,13 +22,14 @@ StateReason = Literal[
     "STATE_FORMAT", "STATE_TRUNCATED", "STATE_VERSION", "STATE_CHECKSUM", "STATE_MODEL_MISMATCH", "STATE_TENSOR"
 ]
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PREFIX_BYTES = 8
+"""Names of types in a safetensors header."""
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+HEADER_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 
@@ -55,10 +56,10 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     offset = 0
     # Wide types first, as the format's own writer does, so every tensor lies aligned to its element.
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        if tensor.dtype not in _DTYPE_NAMES:
+        if tensor.dtype not in DTYPE_NAMES:
             raise TypeError(f"tensor {name}: type {tensor.dtype} has no name in safetensors")
         data = _bytes_of(tensor)
-        shape, dtype = list(tensor.shape), _DTYPE_NAMES[tensor.dtype]
+        shape, dtype = list(tensor.shape), DTYPE_NAMES[tensor.dtype]
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
         chunks.append(data)
         offset += len(data)
@@ -66,8 +67,8 @@ def pack(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     metadata = {"format": FORMAT, "version": str(VERSION), "header": text}
     metadata["checksum"] = _checksum(text, entries, chunks)
     prefix = json.dumps({"__metadata__": metadata, **entries}).encode()
-    prefix += b" " * (-len(prefix) % _PREFIX_BYTES)
-    return b"".join((len(prefix).to_bytes(_PREFIX_BYTES, "little"), prefix, *chunks))
+    prefix += b" " * (-len(prefix) % HEADER_LENGTH_BYTES)
+    return b"".join((len(prefix).to_bytes(HEADER_LENGTH_BYTES, "little"), prefix, *chunks))
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -104,14 +105,14 @@ def _checked(blob: bytes) -> tuple[dict[str, Any], dict[str, Any], list[memoryvi
 
 def _split(blob: bytes) -> tuple[dict[str, Any], dict[str, Any], memoryview]:
     """The table of tensors, the metadata and the tensor bytes, without a copy."""
-    size = int.from_bytes(blob[:_PREFIX_BYTES], "little")
-    if len(blob) >= _PREFIX_BYTES and size > _MAX_HEADER_BYTES:
+    size = int.from_bytes(blob[:HEADER_LENGTH_BYTES], "little")
+    if len(blob) >= HEADER_LENGTH_BYTES and size > _MAX_HEADER_BYTES:
         raise StateError("STATE_FORMAT", f"a header of {size} bytes: this is no session export")
-    start = _PREFIX_BYTES + size
-    if len(blob) < max(start, _PREFIX_BYTES + 1):
+    start = HEADER_LENGTH_BYTES + size
+    if len(blob) < max(start, HEADER_LENGTH_BYTES + 1):
         raise StateError("STATE_TRUNCATED", f"{len(blob)} bytes end inside the header of {start} bytes")
     try:
-        entries = json.loads(blob[_PREFIX_BYTES:start])
+        entries = json.loads(blob[HEADER_LENGTH_BYTES:start])
         metadata = entries.pop("__metadata__")
         ends = [entry["data_offsets"][1] for entry in entries.values()]
         end = start + max(ends, default=0)
@@ -131,7 +132,7 @@ def _chunks(entries: dict[str, Any], data: memoryview) -> list[memoryview]:
     chunks, expected = [], 0
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
-        if begin != expected or end - begin != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
+        if begin != expected or end - begin != math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize:
             raise ValueError(f"tensor {name} of shape {entry['shape']} does not fill its place")
         chunks.append(data[begin:end])
         expected = end
@@ -154,4 +155,4 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def _tensor_of(chunk: memoryview, entry: dict[str, Any]) -> Tensor:
     owned = torch.empty(len(chunk), dtype=torch.uint8)
     owned.numpy()[:] = np.frombuffer(chunk, dtype=np.uint8)
-    return owned.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return owned.view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -11,6 +11,7 @@ from torch import nn
 
 from liveact_models import config as sizes
 from liveact_models.checkpoint.layouts import FORMAT, MANIFEST, MODULES, VERSION
+from liveact_models.disk import replace_text
 
 
 def save_checkpoint(path: Path, modules: Mapping[str, nn.Module], config: sizes.ModelConfig) -> None:
@@ -35,10 +36,6 @@ def save_checkpoint(path: Path, modules: Mapping[str, nn.Module], config: sizes.
         save_file(tensors, target.with_suffix(".part"))
         os.replace(target.with_suffix(".part"), target)
     if "text_encoder" in modules and config.text_encoder.tokenizer == "bpe":
-        part = path / f"{TOKENIZER_FILE}.part"
-        part.write_text(tokenizer_json(modules["text_encoder"].tokenizer))
-        os.replace(part, path / TOKENIZER_FILE)
+        replace_text(path / TOKENIZER_FILE, tokenizer_json(modules["text_encoder"].tokenizer))
     manifest = {"format": FORMAT, "version": VERSION, "config": config.to_dict()}
-    part = path / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(part, path / MANIFEST)
+    replace_text(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")

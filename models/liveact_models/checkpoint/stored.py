@@ -12,15 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from liveact_models.blob import DTYPES, HEADER_LENGTH_BYTES
 from liveact_models.checkpoint.errors import AGAIN, CheckpointError
-
-HEADER_LENGTH_BYTES = 8
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""Names of types in a safetensors header."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from liveact_models.config import ConfigError, ModelConfig
+from liveact_models.disk import replace_text
 from liveact_models.hardware import hardware
 from liveact_models.precision.fp8 import quantise
 from liveact_models.precision.linear import linears_of
@@ -46,9 +46,7 @@ class Calibration:
     def save(self, folder: Path) -> Path:
         """Write it beside the weights in `folder`; gives the file."""
         target = folder / CALIBRATION
-        part = target.with_suffix(".part")
-        part.write_text(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n")
-        os.replace(part, target)
+        replace_text(target, json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n")
         return target
 
     @classmethod

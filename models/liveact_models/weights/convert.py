@@ -13,13 +13,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from liveact_models.blob import DTYPE_NAMES, HEADER_LENGTH_BYTES
 from liveact_models.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from liveact_models.checkpoint.inspect import empty_module
 from liveact_models.checkpoint.layouts import MANIFEST as OWN_MANIFEST
 from liveact_models.checkpoint.layouts import TRANSFORMER_STEM
 from liveact_models.checkpoint.stored import (
-    DTYPES,
-    HEADER_LENGTH_BYTES,
     Stored,
     StoredTensors,
     read_stored,
@@ -27,10 +26,11 @@ from liveact_models.checkpoint.stored import (
 )
 from liveact_models.checkpoint.weights import misfits
 from liveact_models.config import ModelConfig
+from liveact_models.disk import GIB, free_bytes, replace_text
 from liveact_models.precision.fp8 import FP8, quantise
 from liveact_models.precision.linear import MULTIPLE, SCALE_SUFFIX
 from liveact_models.weights.errors import WeightsError
-from liveact_models.weights.hub import GIB, SPARE_BYTES
+from liveact_models.weights.hub import SPARE_BYTES
 from liveact_models.weights.manifest import Digest, Manifest, Watch, digest, unwatched
 from liveact_models.weights.verify import weight_files
 
@@ -40,7 +40,6 @@ STATE = ".convert.json"
 SHARD_BYTES = 4 * GIB
 LINKED_BYTES = 2**20
 """Smaller files are copied: they may be edited, which must not reach the folder they came from."""
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,7 @@ class _Work:
 
     def _save(self) -> None:
         done = {name: asdict(found) for name, found in self.digests.items()}
-        part = self._target / f"{STATE}.part"
-        part.write_text(json.dumps({"of": self._of, "done": done}))
-        os.replace(part, self._target / STATE)
+        replace_text(self._target / STATE, json.dumps({"of": self._of, "done": done}))
 
 
 def _require_convertible(source: Path, module: nn.Module, stored: StoredTensors) -> None:
@@ -196,8 +193,7 @@ def _require_convertible(source: Path, module: nn.Module, stored: StoredTensors)
 
 
 def _require_room(target: Path, shards: list[list[_Entry]]) -> None:
-    there = next(place for place in (target.resolve(), *target.resolve().parents) if place.exists())
-    needed, free = sum(entry.nbytes for shard in shards for entry in shard), shutil.disk_usage(there).free
+    needed, free = sum(entry.nbytes for shard in shards for entry in shard), free_bytes(target)
     written = sum(path.stat().st_size for path in target.glob("*.safetensors")) if target.is_dir() else 0
     if needed - written + SPARE_BYTES > free:
         raise WeightsError(
@@ -231,7 +227,7 @@ def _write_shard(file: BinaryIO, shard: list[_Entry], shown: str, stored: Stored
     header, offset = {}, 0
     for entry in shard:
         spans = [offset, offset + entry.nbytes]
-        header[entry.name] = {"dtype": _CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": spans}
+        header[entry.name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": spans}
         offset = spans[1]
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-len(text) % HEADER_LENGTH_BYTES)

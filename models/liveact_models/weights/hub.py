@@ -18,11 +18,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from liveact_models.disk import GIB, free_bytes
 from liveact_models.weights.errors import HubUnavailable, WeightsError
 from liveact_models.weights.manifest import Digest, Manifest, Origin, Watch, digest, git_blob, unwatched
 from liveact_models.weights.releases import Release, Source
 
-GIB = 1024**3
 PARTS = ".parts"
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk beyond what the weights need."""
@@ -120,8 +120,7 @@ class Hub:
         done = _whole(folder, files, begun, watch)
         parts = [folder / file.part for file in files if file.path not in done]
         fetched = sum(part.stat().st_size for part in parts if part.is_file())
-        there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
-        free = shutil.disk_usage(there).free
+        free = free_bytes(folder)
         return Plan(release, folder, self.endpoint, self._token is not None, origins, files, done, fetched, free)
 
     def fetch(self, plan: Plan, watch: Watch = unwatched) -> Manifest:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from liveact_models.disk import replace_text
 from liveact_models.weights.errors import WeightsError
 
 MANIFEST = "weights.json"
@@ -57,9 +57,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest at once."""
         values = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        part = folder / f"{MANIFEST}.part"
-        part.write_text(json.dumps(values, indent=1) + "\n")
-        os.replace(part, folder / MANIFEST)
+        replace_text(folder / MANIFEST, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-GIB = 1024**3
-
 
 class Found(StrEnum):
     """What a check came to. Only FAILED keeps the service from running as configured."""

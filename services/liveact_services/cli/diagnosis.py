@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -12,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liveact_services.cli.check import GIB, Check, Found
+from liveact_models.disk import GIB, free_bytes
+from liveact_services.cli.check import Check, Found
 from liveact_services.cli.fit import weights
 from liveact_services.cli.options import hide_password
 
@@ -174,8 +174,7 @@ def disk(data_dir: Path) -> Check:
     """Room for the embedded Valkey's append-only file."""
     from liveact_services.sessions.embedded import MIN_FREE_BYTES
 
-    there = next(folder for folder in (data_dir.resolve(), *data_dir.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(data_dir)
     detail = f"{free / GIB:.2f} GiB free for {data_dir}"
     if free < MIN_FREE_BYTES:
         fix = "free some: until then running sessions go on, and no new ones begin"

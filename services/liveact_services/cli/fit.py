@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from liveact_services.cli.check import GIB, Check, Found
+from liveact_models.disk import GIB
+from liveact_services.cli.check import Check, Found
 
 if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint

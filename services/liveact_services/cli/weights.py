@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from liveact_models.disk import GIB
 from liveact_services.cli import options
 from liveact_services.cli.exits import CheckFailed
 from liveact_services.cli.output import Output, note, stderr_console
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from liveact_models.weights.verify import Verdict
 
 app = typer.Typer(help="Weights: fetch, check, convert and show them.", no_args_is_help=True)
-GIB = 1024**3
 DEFAULT_FOLDER = Path("checkpoints")
 SHOWN = 20
 """Tensors of a module that are named when they do not fit; --json names all."""

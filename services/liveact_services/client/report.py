@@ -11,6 +11,7 @@ import numpy as np
 
 from liveact.v1 import avatar_pb2 as pb2
 from liveact_services.client.resuming import Outage
+from liveact_services.client.viewer_clock import ViewerClock
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -164,14 +165,10 @@ def viewer_stalls(arrivals: Sequence[float], counts: Sequence[int], fps: float, 
     `arrivals`: when each message came, in seconds; `counts`: its frames. A frame that is late stops the picture until it
     is there, and everything after it is shown that much later.
     """
-    stalls, stalled, shown = 0, 0.0, 0
+    clock = ViewerClock(fps, delay)
     for arrived, count in zip(arrivals, counts, strict=True):
-        due = arrivals[0] + delay + shown / fps + stalled
-        if arrived > due:
-            stalls += 1
-            stalled += arrived - due
-        shown += count
-    return stalls, stalled
+        clock.came(count, arrived)
+    return clock.stalls, clock.stalled_s
 
 
 def _since(start: float | None, end: float | None) -> float | None:

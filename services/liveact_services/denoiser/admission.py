@@ -9,6 +9,8 @@ held will have ended. Who was told stands in a line, and the next one refused is
 then places that get free are anybody's, as long as everybody in the line still finds one as surely when told; a newcomer that
 would take the last such chance is refused. Who does not come within `GRACE_S` is forgotten. A retry carries no name: whoever asks
 about then for the very same session is taken for the one expected, or else whoever of the same tenant asks for the same kind.
+So a client that asks again and again, whatever it is told, looks like many: among tenants that were refused lately each is
+promised no more than its share of the replica by weight, and who is refused beyond that is told a time too late to be counted on.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from functools import cached_property
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.stages import Pacing, SessionSpec
 from liveact_services.denoiser import futures
+from liveact_services.denoiser.askers import Askers
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.futures import FUTURES, Awaited, Going
 from liveact_services.denoiser.lengths import Lengths, Outlook
@@ -99,6 +102,7 @@ class Admission:
         self._lengths = Lengths()
         self._held: dict[str, _Admitted] = {}
         self._line: list[_Expected] = []
+        self._askers = Askers(PATIENCE_S)
         self._told: deque[tuple[float, SessionSpec]] = deque()
         """Clients that were told to come later than they are counted on, and until when they count as waiting."""
         self._memory = math.inf
@@ -147,7 +151,8 @@ class Admission:
         self._memory = memory
         wanted = self._demand(spec)
         room, ahead = self._room(memory), self._line
-        if (mine := self._expected(spec)) is not None:
+        mine = self._expected(spec)
+        if mine is not None:
             lacks = room.lacks(wanted, PROMISED)
             # It keeps its place in the line.
             ahead = ahead[: ahead.index(mine)]
@@ -155,7 +160,7 @@ class Admission:
             lacks = room.lacks(wanted)
             if not lacks and not self._kept(wanted, spec, memory):
                 lacks = "as much as it can hold beside those who were told to come back"
-        return Refusal(lacks, lambda: self._retry_after_s(wanted, memory, ahead)) if lacks else None
+        return Refusal(lacks, lambda: self._told_s(spec, mine, wanted, memory, ahead)) if lacks else None
 
     def admit(self, spec: SessionSpec, age_s: float = 0.0) -> None:
         """The session is held from now on; if it was expected, it has come. `age_s`: how long it had gone on elsewhere."""
@@ -167,6 +172,7 @@ class Admission:
 
     def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """The session was refused, and told to come back here in so many seconds."""
+        self._askers.refused(spec.tenant, spec.weight, self._now())
         if (mine := self._expected(spec)) is not None:
             # It came as told and there was no room yet: it is expected anew.
             self._line.remove(mine)
@@ -255,6 +261,21 @@ class Admission:
         """What was worked out before holds no more."""
         self._answers.clear()
         self._summed_at = -1
+
+    def _told_s(
+        self, spec: SessionSpec, mine: _Expected | None, wanted: Demand, memory: float, ahead: list[_Expected]
+    ) -> float | None:
+        """What a refused session is told; who comes as told keeps its place, however many of its tenant stand in line."""
+        wait = self._retry_after_s(wanted, memory, ahead)
+        if wait is None or mine is not None or self._may_stand(spec, wanted):
+            return wait
+        return PATIENCE_S + wait
+
+    def _may_stand(self, spec: SessionSpec, wanted: Demand) -> bool:
+        """Whether the tenant is promised no more than its share with this one; one promise each is always kept."""
+        share = self._askers.share(spec.tenant, spec.weight, self._now())
+        theirs = [self._share(self._demand(one.spec)) for one in self._line if one.spec.tenant == spec.tenant]
+        return share == 1 or not theirs or sum(theirs) + self._share(wanted) <= share
 
     def _retry_after_s(self, wanted: Demand, memory: float, ahead: list[_Expected]) -> float | None:
         """Seconds by which there surely is room, behind those of the line that are ahead; None while nobody can know."""

@@ -162,11 +162,14 @@ class LocalRank:
             text=self._tensor(conditions.text), clip=self._tensor(conditions.clip),
             reference=self._tensor(conditions.reference),
         )  # fmt: skip
-        # A block under way of the session as it was would put its state in this one's place.
-        self.give_up(spec.session)
-        with self._lock:
-            self._states[spec.session] = state
+        self._begin_with(spec.session, state)
         return state.memory_bytes
+
+    def _begin_with(self, session: str, state: SessionState) -> None:
+        # A block under way of the session as it was would put its state in this one's place.
+        self.give_up(session)
+        with self._lock:
+            self._states[session] = state
 
     def steps(self, session: str) -> int:
         return self._state(session).sampling.num_steps
@@ -237,9 +240,7 @@ class LocalRank:
         found, wanted = (state.width, state.height, state.seed), (spec.width, spec.height, spec.seed)
         if found != wanted:
             raise StateError("STATE_FORMAT", f"width, height and seed are {found}; the session's are {wanted}")
-        self.give_up(spec.session)
-        with self._lock:
-            self._states[spec.session] = state
+        self._begin_with(spec.session, state)
         return state.block
 
     def position(self, session: str) -> int:

@@ -361,8 +361,6 @@ class LiveSession:
             self._outbox.finish()
         else:
             self._outbox.fail(error)
-            extra = {"session_id": self.spec.session}
-            log.info("ends at frame %d: %s", self.conductor.delivered_frames, error.reason, extra=extra)
         self._meter.ended(state, error)
         taken = error is not None and error.reason == "SESSION_TAKEN_OVER"
         self._end = independent(self._leave() if taken else self._wind_up(state))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from liveact_models import blob
 from liveact_models.blob import StateError
+from liveact_models.disk import GIB
 from liveact_services.conductor.archive import Kept, Writing
 from liveact_services.conductor.parts import Part
 from liveact_services.observability.logs import TRACES
@@ -20,7 +21,6 @@ from liveact_services.vault.shelf import Shelf, check
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
-GIB = 1024**3
 
 log = logging.getLogger(__name__)
 
@@ -99,4 +99,4 @@ class Vault:
     def _measure(self) -> None:
         METER.record(VAULT_BYTES, self._shelf.nbytes)
         METER.record(VAULT_CAPACITY, self._max_bytes)
-        METER.record(VAULT_SESSIONS, len(self._shelf.sessions))
+        METER.record(VAULT_SESSIONS, len(self._shelf))

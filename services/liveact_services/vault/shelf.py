@@ -72,6 +72,10 @@ class Shelf:
         self.nbytes = 0
         """Bytes held."""
 
+    def __len__(self) -> int:
+        """How many sessions something is held of."""
+        return len(self._sessions)
+
     @property
     def sessions(self) -> list[str]:
         """The sessions of which something is held."""

@@ -72,6 +72,10 @@ class HttpContext:
         ]
         return {"code": self.code.name.lower(), "message": self._text, "details": details}
 
+    def refusal(self) -> JSONResponse:
+        """The answer to a call that failed."""
+        return JSONResponse(self.error(), HTTP_STATUS.get(self.code or StatusCode.UNKNOWN, 500))
+
     def fail(self, error: ServiceError) -> None:
         """The call failed before it reached the Gateway."""
         self.set_code(error.code)
@@ -95,7 +99,7 @@ def unary(service: Any) -> Endpoint:
 
     async def call(request: Request) -> Response:
         context = HttpContext(request.headers.items())
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = content_type(request)
         answer: Message | None = None
         try:
             require_own_page(request)
@@ -104,7 +108,7 @@ def unary(service: Any) -> Endpoint:
         except Exception as error:
             context.fail(as_service_error(error))
         if context.code is not None or answer is None:
-            return JSONResponse(context.error(), HTTP_STATUS.get(context.code or StatusCode.UNKNOWN, 500))
+            return context.refusal()
         if kind == PROTO:
             return Response(answer.SerializeToString(), media_type=PROTO)
         return Response(json_format.MessageToJson(answer, indent=None), media_type=JSON)
@@ -129,6 +133,11 @@ async def _request(request: Request, kind: str) -> Message:
         return json_format.Parse(body, message) if kind == JSON else message.FromString(body)
     except (json_format.ParseError, UnicodeDecodeError, DecodeError) as error:
         raise fail("BODY_INVALID", f"no {method.input_type.name}: {error}") from None
+
+
+def content_type(request: Request) -> str:
+    """Of the request's body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def body_of(request: Request) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from liveact_services.errors import as_service_error, fail
-from liveact_services.web.calls import HTTP_STATUS, JSON, Endpoint, HttpContext, body_of, require_own_page
+from liveact_services.web.calls import JSON, Endpoint, HttpContext, body_of, content_type, require_own_page
 
 MAX_CHARACTERS = 600
 PACKAGES = ("hibari", "onnxruntime")
@@ -55,7 +55,7 @@ def speech(service: Any, speaker: Speaker) -> Endpoint:
             samples, rate = await asyncio.to_thread(speaker.speak, await _text(request))
         except Exception as error:
             context.fail(as_service_error(error))
-            return JSONResponse(context.error(), HTTP_STATUS.get(context.code or None, 500))  # type: ignore[arg-type]
+            return context.refusal()
         data = np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes()
         return Response(data, media_type="application/octet-stream", headers={"x-sample-rate": str(rate)})
 
@@ -63,7 +63,7 @@ def speech(service: Any, speaker: Speaker) -> Endpoint:
 
 
 async def _text(request: Request) -> str:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+    if content_type(request) != JSON:
         raise fail("BODY_INVALID", f"the content type is not {JSON}, which alone is accepted")
     try:
         body = json.loads(await body_of(request))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from liveact_models.hardware import hardware
+from liveact_services.client.viewer_clock import ViewerClock
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +43,7 @@ class Viewer:
     """Why the session did not end as it should."""
     stalls: list[tuple[float, float]] = field(default_factory=list)
     """(when it ended, how long it was), in seconds."""
-    _due: float | None = None
+    _clock: ViewerClock | None = None
 
     def video(self, indices: Sequence[int], arrived: float, delay: float, fps: float) -> None:
         """Frames came at that moment, for a picture that starts `delay` seconds after the first."""
@@ -50,12 +51,9 @@ class Viewer:
             if index != self.frames and not self.error:
                 self.error = f"frame {index} came where frame {self.frames} was next"
             self.frames += 1
-        if self._due is None:
-            self._due = arrived + delay
-        elif arrived > self._due:
-            self.stalls.append((arrived, arrived - self._due))
-            self._due = arrived
-        self._due += len(indices) / fps
+        self._clock = self._clock or ViewerClock(fps, delay)
+        if late := self._clock.came(len(indices), arrived):
+            self.stalls.append((arrived, late))
 
     def stalled(self, since: float, until: float) -> float:
         """Seconds without picture of the times that began between two moments: one blow's stall may last beyond the next."""

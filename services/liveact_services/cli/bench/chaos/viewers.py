@@ -109,33 +109,22 @@ class Audience:
         def resumed(outage: Outage) -> None:
             viewer.reconnections.append(time.perf_counter())
 
-        stream = self._client.stream(config, on_resume=resumed)
         try:
-            await self._open(stream)
+            async with self._client.stream(config, on_resume=resumed) as stream:
+                # A place on a Denoiser is found after the session was introduced.
+                await stream.ready()
+                viewer.began = began
+                self.viewers.append(viewer)
+                await self._see(stream, viewer, self._reels[seed])
         except ClientError as error:
+            if viewer.began:
+                viewer.error = viewer.error or str(error)
+                return
             # Nothing was lost that had begun.
             self.refused += 1
             await asyncio.sleep(min(error.retry_after_s or RETRY_S, LONGEST_RETRY_S))
-            return
-        viewer.began = began
-        self.viewers.append(viewer)
-        try:
-            await self._see(stream, viewer, self._reels[seed])
-        except ClientError as error:
-            viewer.error = viewer.error or str(error)
         finally:
             viewer.ended = time.perf_counter()
-            await stream.__aexit__(None, None, None)
-
-    @staticmethod
-    async def _open(stream: AvatarSession) -> None:
-        """Enter the session. Raises `ClientError`, after leaving it, also where no Denoiser has a place for it."""
-        await stream.__aenter__()
-        try:
-            await stream.ready()
-        except ClientError:
-            await stream.__aexit__(None, None, None)
-            raise
 
     async def _see(self, stream: AvatarSession, viewer: Viewer, expected: Reel) -> None:
         await stream.send_audio(self._play.voice.pcm, UTTERANCE)

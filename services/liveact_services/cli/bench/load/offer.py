@@ -11,12 +11,11 @@ import grpc
 
 from liveact.v1 import avatar_pb2 as pb2
 from liveact_services.client import AvatarClient, AvatarSession, RecordedVoice
+from liveact_services.client.viewer_clock import ViewerClock
 from liveact_services.client.voice import SAMPLE_BYTES, audio_format
 from liveact_services.denoiser.admission import PATIENCE_S
 from liveact_services.denoiser.offered import LATE
 from liveact_services.errors import ClientError
-
-UTTERANCE = "speech"
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,12 @@ class Caller:
         self, client: AvatarClient, offer: Offer, admitted: Callable[[], None] = lambda: None
     ) -> float | None:
         """One session, or in how many seconds to come back. Raises `ClientError` for any other end."""
-        stream = client.stream(offer.config(self.seed))
         try:
-            await stream.__aenter__()
-            try:
+            async with client.stream(offer.config(self.seed)) as stream:
                 await stream.ready()
                 self.admitted = time.perf_counter()
                 admitted()
                 await self._watch(stream, offer.part(self.share))
-            finally:
-                await stream.__aexit__(None, None, None)
         except ClientError as error:
             if self.admitted is None and error.code is grpc.StatusCode.UNAVAILABLE and error.retry_after_s is not None:
                 return error.retry_after_s
@@ -110,31 +105,26 @@ class Caller:
         return None
 
     async def _watch(self, stream: AvatarSession, voice: RecordedVoice) -> None:
+        agreed = stream.session
+        clock = ViewerClock(agreed.fps, agreed.playout_delay.ToTimedelta().total_seconds())
         speaking = asyncio.create_task(self._speak(stream, voice))
-        fps, due = stream.session.fps, None
-        delay = stream.session.playout_delay.ToTimedelta().total_seconds()
         try:
             async for message in stream:
                 if isinstance(message, pb2.VideoChunk):
-                    due = self._see(message, stream.arrived_at, due, delay) + len(message.frames) / fps
+                    self._see(message, clock.came(len(message.frames), stream.arrived_at))
             await speaking
         finally:
             speaking.cancel()
 
-    def _see(self, chunk: pb2.VideoChunk, arrived: float, due: float | None, delay: float) -> float:
-        """When the chunk's first frame is shown: when due, or when it came if that was later."""
+    def _see(self, chunk: pb2.VideoChunk, late_s: float) -> None:
+        """Some frames came, so much later than they were due."""
         self.blocks.add(chunk.block)
         self.frames += len(chunk.frames)
-        if due is None:
-            return arrived + delay
-        if arrived > due:
+        if late_s:
             self.late.add(chunk.block)
-            self.longest_stall_s = max(self.longest_stall_s, arrived - due)
-        return max(due, arrived)
+            self.longest_stall_s = max(self.longest_stall_s, late_s)
 
     @staticmethod
     async def _speak(stream: AvatarSession, voice: RecordedVoice) -> None:
-        async for piece in voice.pieces("realtime"):
-            await stream.send_audio(piece, UTTERANCE)
-        await stream.end_utterance(UTTERANCE)
+        await stream.speak(voice, pace="realtime")
         await stream.close()
