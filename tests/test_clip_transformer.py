@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+from liveact_models.block_run import reference_condition
 from liveact_models.checkpoint.weights import untrained
 from liveact_models.config import TransformerConfig
-from liveact_models.denoiser import reference_condition
 from liveact_models.memory import next_cache
 from liveact_models.timeline import AUDIO_REACH, block_frames, block_latents, block_slots
 from liveact_models.training.clip_transformer import ClipConditions, clip_latents, clip_velocity

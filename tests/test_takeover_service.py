@@ -1,4 +1,4 @@
-"""The Gateway that holds a session is killed: its client goes on at another, every frame once, with an undisturbed run's bytes.
+"""A client goes on at another Gateway, which had to or happened to: every frame once, with an undisturbed run's bytes.
 
 The test has a service of its own, with two Gateways, and no other beside it: Ray is one a process.
 """
@@ -16,9 +16,12 @@ from conftest import Service, pcm16, serving
 from failover_fixtures import Watched, kill, record, until_replicas, watch
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
+from liveact_services.cli.bench.chaos.forwarder import Forwarder
 from liveact_services.client import AvatarClient, AvatarStream
 from liveact_services.config import load_config
 from liveact_services.errors import ClientError
+from resume_fixtures import played
+from test_resume import assert_same, bytes_until_cut, conversation
 from test_service import session, speech
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -156,3 +159,27 @@ async def test_a_killed_gateway_costs_no_frame_and_no_byte(
     assert heard.bytes == expected.bytes
     np.testing.assert_array_equal(heard.sound(), expected.sound())
     assert [event.message.split(" after")[0] for event in heard.migrations()] == ["another gateway took over"] * 2
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pacing", [pb.PACING_FASTEST, pb.PACING_REALTIME])
+async def test_fifty_cuts_cost_no_byte_whichever_gateway_the_client_comes_back_to(
+    pair: Service, portrait: bytes, pacing: pb.Pacing
+) -> None:
+    """Both Gateways live: the one that had the session may still be writing when the other goes on with it."""
+    script = conversation(5.0, 4.0, unheard=pacing == pb.PACING_FASTEST)
+    config = session(portrait, codec=pb.VIDEO_CODEC_JPEG, seed=5, idle_policy=pb.IDLE_POLICY_HOLD, pacing=pacing)
+    async with AvatarClient(pair.address) as client:
+        config.avatar = (await client.create_avatar(config.image)).name
+        undisturbed = await played(client, config, script)
+    taken_over = 0
+    async with Forwarder(pair.address, bytes_until_cut(11, 8_000, 200_000)) as forwarder:
+        while forwarder.cuts < 50:
+            async with AvatarClient(forwarder.address) as client:
+                taken = await played(client, config, script)
+            moves = [event for event in taken.events if event.type == pb.EVENT_TYPE_MIGRATED]
+            taken_over += len(moves)
+            taken.events = [event for event in taken.events if event not in moves]
+            assert_same(taken, undisturbed)
+    print(f"{pb.Pacing.Name(pacing)}: {forwarder.cuts} cuts, {taken_over} of them went on at the other Gateway")
+    assert taken_over >= 10

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from liveact_models.block_run import BlockRun
 from liveact_models.config import ModelConfig, SamplingConfig, check_size
-from liveact_models.memory import (
-    CLEAN_CACHE,
-    CLEAN_NULL_CACHE,
-    SCALES,
-    CacheForm,
-    committed,
-    null_cache,
-    read_cache,
-    step_cache,
-)
+from liveact_models.memory import CacheForm
 from liveact_models.precision.fp8 import FP8
-from liveact_models.sampler import SAMPLERS, NoiseSource, check_seed, seeded_noise
+from liveact_models.sampler import NoiseSource, check_seed, seeded_noise
 from liveact_models.session import SessionState, StateError
-from liveact_models.timeline import AUDIO_REACH, CONTEXT_SLOTS, block_frames, block_slots
-from liveact_models.transformer import Conditioning, KeyValue, LiveActTransformer, gather_audio_windows
-
-MASK_CHANNELS = 4
+from liveact_models.timeline import AUDIO_REACH, block_frames
+from liveact_models.transformer import Conditioning, LiveActTransformer
 
 
 class BlockDenoiser:
@@ -88,7 +76,7 @@ class BlockDenoiser:
             reference=reference.to(device).contiguous(),
             heads=self.heads,
         )
-        self._check_fit(state)
+        self.check_fit(state)
         state.conditioning = self.transformer.condition(state.text, state.clip)
         return state
 
@@ -99,7 +87,7 @@ class BlockDenoiser:
         Raises `ValueError` for a text that does not fit; the state then stays as it was.
         """
         changed = dataclasses.replace(state, text=text.to(self.transformer.device).contiguous(), conditioning=None)
-        self._check_fit(changed)
+        self.check_fit(changed)
         conditioning = self.transformer.condition(changed.text, state.clip)
         state.text, state.prompt_version, state.conditioning = changed.text, version, conditioning
 
@@ -150,21 +138,41 @@ class BlockDenoiser:
         """
         if block != state.block:
             raise ValueError(f"block {block}: the session's next block is {state.block}")
+        self.check_audio(block, audio)
+        self.check_fit(state)
+        conditioning = self._conditioning(state)
+        noise = noise or seeded_noise(state.seed)
+        return self._steps(BlockRun(self.transformer, state, conditioning, audio, noise, self.cache))
+
+    @torch.inference_mode()
+    def _steps(self, run: BlockRun) -> Generator[int, None, Tensor]:
+        latent = run.start()
+        for number in range(run.state.sampling.num_steps):
+            latent = run.step(number, latent)
+            yield number
+        if run.state.sampling.context == "clean":
+            run.remember_clean(latent)
+        if run.state.block != run.block:
+            raise RuntimeError(
+                f"block {run.block} was denoised twice: the session's next block is already {run.state.block}"
+            )
+        run.state.memory, run.state.block = run.memory, run.block + 1
+        return latent
+
+    def check_audio(self, block: int, audio: Tensor) -> None:
+        """Raises `ValueError` for features that are not those of a block; the message says what they are to be."""
         model = self.config.transformer
         rows = (len(block_frames(block)) + 2 * AUDIO_REACH, model.audio_blocks, model.audio_channels)
         if tuple(audio.shape) != rows:
             raise ValueError(f"audio of shape {tuple(audio.shape)}: block {block} takes {rows}")
-        self._check_fit(state)
-        conditioning = self._conditioning(state)
-        noise = noise or seeded_noise(state.seed)
-        return _BlockRun(self.transformer, state, conditioning, audio, noise, self.cache).steps()
 
     def _conditioning(self, state: SessionState) -> Conditioning:
         if state.conditioning is None:
             state.conditioning = self.transformer.condition(state.text, state.clip)
         return state.conditioning
 
-    def _check_fit(self, state: SessionState) -> None:
+    def check_fit(self, state: SessionState) -> None:
+        """Raises `ValueError` for a session that this model does not continue; the message says why."""
         misfit = self._misfit(state)
         if misfit:
             raise ValueError(misfit)
@@ -178,101 +186,3 @@ class BlockDenoiser:
             if found != self.cache_dtype:
                 return f"the session's memory is {found}; this model continues {self.cache_dtype}"
         return misfit
-
-
-class _BlockRun:
-    """One block under way: it reads the session as it was at the start and gathers what the session becomes."""
-
-    def __init__(
-        self,
-        transformer: LiveActTransformer,
-        state: SessionState,
-        conditioning: Conditioning,
-        audio: Tensor,
-        noise: NoiseSource,
-        form: CacheForm,
-    ) -> None:
-        self.form = form
-        self.transformer = transformer
-        self.state = state
-        self.block = state.block
-        self.conditioning = conditioning
-        self.noise = noise
-        self.reference = reference_condition(state.reference, state.block)
-        windows = gather_audio_windows(audio, AUDIO_REACH, len(audio) - AUDIO_REACH)
-        first_block = state.block == 0
-        self.heard = transformer.audio_tokens(windows, first_block)
-        guided = state.sampling.guided
-        self.silence = transformer.audio_tokens(torch.zeros_like(windows), first_block) if guided else None
-        self.weights = _compression(transformer, state.sampling.memory, state.heads)
-        names = [name for name in state.memory if not name.endswith(SCALES)]
-        self.context = {name: read_cache(state.memory, name, transformer.dtype) for name in names}
-        self.memory: dict[str, Tensor] = {}
-
-    @torch.inference_mode()
-    def steps(self) -> Generator[int, None, Tensor]:
-        sampling, block = self.state.sampling, self.block
-        advance = SAMPLERS[sampling.sampler]
-        shape = (self.reference.shape[0] - MASK_CHANNELS, *self.reference.shape[1:])
-        latent = self.noise(block, 0, shape).to(self.transformer.device)
-        for step, (time, next_time) in enumerate(pairwise((*sampling.timesteps, 0.0))):
-            skip_audio = step in sampling.skip_audio_steps
-            velocity = self._predict(step_cache(step), latent, time, None if skip_audio else self.heard)
-            if sampling.guided and not skip_audio:
-                null = self._predict(null_cache(step), latent, time, self.silence)
-                velocity = null + sampling.audio_guidance * (velocity - null)
-            latent = advance(latent, velocity, time, next_time, partial(self.noise, block, step + 1, shape))
-            yield step
-        if sampling.context == "clean":
-            self._remember_clean(latent)
-        if self.state.block != block:
-            raise RuntimeError(
-                f"block {block} was denoised twice: the session's next block is already {self.state.block}"
-            )
-        self.state.memory, self.state.block = self.memory, block + 1
-        return latent
-
-    def _predict(self, cache: str, latent: Tensor, time: float, audio: Tensor | None) -> Tensor:
-        """The velocity [16, f, h, w], with the keys and values that earlier frames had at this same step as context."""
-        if self.state.sampling.context == "clean":
-            clean = CLEAN_NULL_CACHE if cache.endswith(".null") else CLEAN_CACHE
-            return self._forward(clean, latent, time, audio)[0]
-        velocity, fresh = self._forward(cache, latent, time, audio)
-        self.memory |= committed(self.form, cache, self.context.get(cache), fresh, self.weights)
-        return velocity
-
-    def _remember_clean(self, latent: Tensor) -> None:
-        """One more pass over the finished block at time 0: its keys and values are every step's context."""
-        told = {CLEAN_CACHE: self.heard, **({CLEAN_NULL_CACHE: self.silence} if self.state.sampling.guided else {})}
-        for cache, audio in told.items():
-            _, fresh = self._forward(cache, latent, 0.0, audio)
-            self.memory |= committed(self.form, cache, self.context.get(cache), fresh, self.weights)
-
-    def _forward(self, cache: str, latent: Tensor, time: float, audio: Tensor | None) -> tuple[Tensor, list[KeyValue]]:
-        context = self.context.get(cache)
-        return self.transformer(
-            latent, self.reference, time, self.conditioning, audio, context, block_slots(self.block)
-        )
-
-
-def _compression(transformer: LiveActTransformer, memory: str, heads: range | None) -> list[Tensor | None]:
-    """Each layer's ConvKV weight; None where the memory is switched off. It is depthwise: `heads` need theirs alone."""
-    learned = [layer.self_attn.memory_proj_k.weight for layer in transformer.layers]
-    if heads is not None:
-        width = transformer.config.head_dim
-        learned = [weight[heads.start * width : heads.stop * width] for weight in learned]
-    if memory == "none":
-        return [None for _ in learned]
-    return [torch.full_like(weight, 1 / weight.shape[-1]) if memory == "mean" else weight for weight in learned]
-
-
-def reference_condition(reference: Tensor, block: int) -> Tensor:
-    """The block's slots of [mask, reference]: latents [16, 14, h, w] -> [20, f, h, w].
-
-    The mask is 1 for the first video frame only, whose 4 channels stand in slot 0 (model-facts, "Network").
-    """
-    mask = reference.new_zeros((MASK_CHANNELS, *reference.shape[1:]))
-    mask[:, 0] = 1.0
-    # Every later block takes the slots of the window's second part, however far the session is.
-    slots = slice(0, CONTEXT_SLOTS) if block == 0 else slice(CONTEXT_SLOTS, None)
-    return torch.cat((mask, reference))[:, slots]

@@ -41,6 +41,11 @@ class Engine:
         return DTYPES[self.precision]
 
     @property
+    def matrix_dtype(self) -> torch.dtype:
+        """The type of what the layers multiply."""
+        return FP8 if self.precision == "fp8" else self.dtype
+
+    @property
     def cache_dtype(self) -> torch.dtype:
         return FP8 if self.cache == "fp8" else self.dtype
 

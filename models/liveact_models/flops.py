@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from liveact_models.block_run import MASK_CHANNELS
 from liveact_models.config import ModelConfig, check_size, preset
-from liveact_models.denoiser import MASK_CHANNELS
 from liveact_models.memory import cache_shape, next_cache
 from liveact_models.timeline import AUDIO_WINDOW_FRAMES, BLOCK_FRAMES, BLOCK_LATENTS, block_slots
 from liveact_models.transformer import LiveActTransformer
@@ -86,6 +86,15 @@ def block_tflop(config: ModelConfig, width: int, height: int) -> float:
     """TFLOP of a later block of that size, all of its steps; any multiple of 16 is counted."""
     with torch.device("meta"), torch.no_grad():
         return _sum(dict(_transformer(config, width, height)[0])) / TERA
+
+
+def block_parts(config: ModelConfig, width: int, height: int) -> dict[str, float]:
+    """TFLOP of a later block by part: those of `FlopCount.parts`, `audio encoder` and `VAE decoder`; any multiple of 16."""
+    with torch.device("meta"), torch.no_grad():
+        parts = dict(_transformer(config, width, height)[0])
+        parts["audio encoder"] = _audio_encoder(config)
+        parts["VAE decoder"] = BLOCK_LATENTS * _vae_decode(config, width, height)
+    return {part: flop / TERA for part, flop in parts.items()}
 
 
 def _transformer(config: ModelConfig, width: int, height: int) -> tuple[Counter[str], int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, get_args
@@ -22,6 +22,7 @@ from liveact_models.checkpoint import Checkpoint
 from liveact_models.config import DEFAULT_PROMPT, SamplingConfig, check_size
 from liveact_models.denoiser import BlockDenoiser
 from liveact_models.engine import Engine, load_transformer
+from liveact_models.parallel import StepPipeline
 from liveact_models.portrait import prepare_portrait
 from liveact_models.session import SessionState, StateError
 from liveact_models.timeline import AUDIO_REACH, block_frames, block_sound_frames, blocks_for_frames
@@ -74,8 +75,11 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         device: torch.device | str = "cpu",
         engine: Engine = Engine(),
+        step_devices: Sequence[torch.device | str] = (),
     ) -> None:
         """`engine` is the transformer's; encoders and VAE compute in float32. `sampling` is that of sessions started here.
+
+        `step_devices`: one a diffusion step, which `render` then makes at once (`StepPipeline`); each holds the transformer.
 
         Raises `CheckpointError` for weights that cannot be loaded.
         """
@@ -91,8 +95,15 @@ class Pipeline:
             self.vae = self.vae_decoder = checkpoint.load_vae(device=place)
         else:
             self.vae, self.vae_decoder = (checkpoint.load_vae(part, device=place) for part in ("encode", "decode"))
-        transformer, _ = load_transformer(checkpoint, engine, self.device)
-        self.denoiser = BlockDenoiser(transformer, self.config, sampling, cache=engine.cache)
+        devices = [torch.device(step) for step in step_devices]
+        denoisers = {
+            each: BlockDenoiser(
+                load_transformer(checkpoint, engine, each)[0], self.config, sampling, cache=engine.cache
+            )
+            for each in dict.fromkeys(devices or [self.device])
+        }
+        self.denoiser = next(iter(denoisers.values()))
+        self.steps = StepPipeline([denoisers[each] for each in devices]) if devices else None
 
     def start(
         self,
@@ -204,7 +215,7 @@ class Pipeline:
 
     def to_transformer(self, array: NDArray[np.float32]) -> Tensor:
         """A copy of the array on the transformer's device and in its type."""
-        return torch.tensor(array, device=self.device, dtype=self.dtype)
+        return torch.tensor(array, device=self.denoiser.transformer.device, dtype=self.dtype)
 
     def _picture(
         self, portrait: bytes | NDArray[np.float32], width: int | None, height: int | None
@@ -269,10 +280,10 @@ class Performance:
         sound = self._sound()
         sound.append(np.zeros(round(seconds * sound.rate), np.float32), voiced=False)
 
-    def missing(self) -> int:
-        """Samples that the next block hears and that were not heard yet."""
-        sound = self._sound()
-        return max(0, sound.boundary(block_sound_frames(self.state.block).stop) - sound.written)
+    def missing(self, block: int | None = None) -> int:
+        """Samples that the block, by default the next one, hears and that were not heard yet."""
+        sound, block = self._sound(), self.state.block if block is None else block
+        return max(0, sound.boundary(block_sound_frames(block).stop) - sound.written)
 
     def update(self, prompt: str) -> None:
         """Another prompt from the next block on."""
@@ -288,25 +299,34 @@ class Performance:
         Args:
             features: in place of what the encoder hears in the block's window, [frames + 4, layers, dim].
         """
-        pipeline, block, sound = self.pipeline, self.state.block, self._sound()
-        sound.append(np.zeros(self.missing(), np.float32), voiced=False)
-        began = perf_counter()
+        block, began = self.state.block, perf_counter()
+        audio = self.listen(block, features)
+        encoded = perf_counter()
+        latents = self.pipeline.denoiser.denoise(self.state, block, audio)
+        return self.show(block, latents, encoded - began, encoded)
+
+    def listen(self, block: int, features: Tensor | None = None) -> Tensor:
+        """What the transformer hears in a block, [frames + 4, layers, dim]: of blocks in their order, each once."""
+        pipeline, sound = self.pipeline, self._sound()
+        sound.append(np.zeros(self.missing(block), np.float32), voiced=False)
         if features is None:
             features = block_features(pipeline.audio_encoder, sound.window(block), block, pipeline.config.trained_fps)
         # Every stage ends on the host, as the service's do; on a GPU that is also when its time is known.
-        audio = pipeline.to_transformer(features.float().cpu().numpy())
-        encoded = perf_counter()
-        latents = pipeline.denoiser.denoise(self.state, block, audio).float().cpu().numpy()
-        denoised = perf_counter()
+        return pipeline.to_transformer(features.float().cpu().numpy())
+
+    def show(self, block: int, denoised: Tensor, audio_s: float, since: float) -> Block:
+        """A block's frames and sound from its latents, which were waited for since that moment of `perf_counter`."""
+        pipeline, sound = self.pipeline, self._sound()
+        latents = denoised.float().cpu().numpy()
+        came = perf_counter()
         decoded = pipeline.vae_decoder.decode_stream(torch.tensor(latents, device=pipeline.device), self._decoder)
         parts = [to_rgb(next(decoded)).cpu().numpy()]
         first_frame = perf_counter()
         parts.extend(to_rgb(part).cpu().numpy() for part in decoded)
-        frames = np.concatenate(parts)
-        times = BlockTimes(encoded - began, denoised - encoded, perf_counter() - denoised, first_frame - began)
+        times = BlockTimes(audio_s, came - since, perf_counter() - came, first_frame - since + audio_s)
         played = sound.played(block)
         sound.release(block)
-        return Block(block, frames, played, latents, times)
+        return Block(block, np.concatenate(parts), played, latents, times)
 
     def export(self) -> bytes:
         """All that the performance has become, as one blob for `Pipeline.adopt`; between two blocks only.
@@ -326,10 +346,31 @@ class Performance:
 
 
 def _render(performance: Performance, voice: Voice, clip: Tensor | None) -> Iterator[Block]:
-    for block in range(blocks_for_frames(math.ceil(len(voice.samples) * performance.state.fps / voice.rate))):
+    blocks = range(blocks_for_frames(math.ceil(len(voice.samples) * performance.state.fps / voice.rate)))
+
+    def heard(block: int) -> Tensor | None:
         # Block by block, so that an hour is not held twice.
-        performance.hear(voice.samples[performance.heard :][: performance.missing()], voice.rate)
-        yield performance.next_block(None if clip is None else _clip_rows(clip, block))
+        performance.hear(voice.samples[performance.heard :][: performance.missing(block)], voice.rate)
+        return None if clip is None else _clip_rows(clip, block)
+
+    steps = performance.pipeline.steps
+    if steps is None:
+        for block in blocks:
+            yield performance.next_block(heard(block))
+        return
+    audio_s: list[float] = []
+
+    def listened() -> Iterator[Tensor]:
+        for block in blocks:
+            began = perf_counter()
+            audio = performance.listen(block, heard(block))
+            audio_s.append(perf_counter() - began)
+            yield audio
+
+    since, latents = perf_counter(), steps.denoise(performance.state, listened())
+    for block, denoised in zip(blocks, latents, strict=True):
+        yield performance.show(block, denoised, audio_s[block], since)
+        since = perf_counter()
 
 
 def _clip_rows(features: Tensor, block: int) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from liveact_models.block_run import reference_condition
 from liveact_models.config import ModelConfig, SamplingConfig
-from liveact_models.denoiser import reference_condition
 from liveact_models.memory import LONG_TERM, SHORT_TERM, compress
 from liveact_models.sampler import SAMPLERS, seeded_noise
 from liveact_models.timeline import AUDIO_REACH, CONTEXT_SLOTS, WINDOW_SLOTS, block_slots

@@ -11,6 +11,7 @@ from liveact_services.cli import options
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.exits import BadInput
 from liveact_services.cli.output import Output, note, stderr_console
+from liveact_services.cli.render import load_pipeline
 from liveact_services.cli.subjects import subject
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def calibrate(
         float, typer.Option(help="Relative error of an output above which a linear is kept.", min=0)
     ] = 0.05,
     most: Annotated[float, typer.Option(help="Largest share of all linears that is kept.", min=0, max=1)] = 0.25,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -40,20 +41,16 @@ def calibrate(
 ) -> None:
     """Measure every linear's error in fp8 on a portrait and a voice, and write fp8.json beside the weights."""
     chosen = options.effective_config(config, settings, preset=preset, checkpoint=checkpoint)
-    import torch
     from rich.progress import track
 
     from liveact_models.engine import Engine
-    from liveact_models.pipeline import Pipeline
     from liveact_models.precision import Calibrating
-    from liveact_services.replica import pick_device
 
-    torch.set_num_threads(threads)
     weights = chosen.open_checkpoint()
     if not weights.trained:
         raise BadInput(f"{weights.describe()}: accepted is a checkpoint of trained weights")
     note(f"calibrating {weights.describe()}")
-    pipeline = Pipeline(weights, device=pick_device(chosen.device, torch.cuda.device_count()), engine=Engine("bf16"))
+    pipeline = load_pipeline(chosen, threads, engine=Engine("bf16"))
     measured = subject(pipeline, image, voice, options.parse_size(size))
     calibrating = Calibrating(pipeline.denoiser.transformer)
     with calibrating.watching():

@@ -12,7 +12,10 @@ from liveact_services.cli import options
 from liveact_services.cli.output import Output, frame_progress, note
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from liveact.v1 import avatar_pb2 as pb2
+    from liveact_models.engine import Engine
     from liveact_models.pipeline import Block, Pipeline
     from liveact_services.client import Mp4Recorder
     from liveact_services.config import ServiceConfig
@@ -26,7 +29,10 @@ def render(
     fps: Annotated[int, typer.Option(min=0, max=30, help="Frames a second; 0: the preset's default.")] = 0,
     prompt: options.Prompt = "",
     seed: options.Seed = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+    threads: options.Threads = 2,
+    step_devices: Annotated[
+        str, typer.Option(metavar="DEVICES", help="A device a diffusion step, all busy at once: cuda:0,cuda:1,cuda:2.")
+    ] = "",
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -42,7 +48,7 @@ def render(
 
     sound = read_voice(voice)
     note(f"loading {chosen.preset}, checkpoint {chosen.checkpoint}")
-    pipeline = load_pipeline(chosen, threads)
+    pipeline = load_pipeline(chosen, threads, [name.strip() for name in step_devices.split(",") if name.strip()])
     fps = fps or pipeline.config.fps
     started = time.perf_counter()
     blocks = pipeline.render(
@@ -82,8 +88,10 @@ def render(
     )  # fmt: skip
 
 
-def load_pipeline(config: ServiceConfig, threads: int) -> Pipeline:
-    """The bare model that a service of this configuration would serve, in this process."""
+def load_pipeline(
+    config: ServiceConfig, threads: int, step_devices: Sequence[str] = (), engine: Engine | None = None
+) -> Pipeline:
+    """The bare model that a service of this configuration would serve, in this process; `engine`: in place of its own."""
     import torch
 
     from liveact_models.pipeline import Pipeline
@@ -91,9 +99,12 @@ def load_pipeline(config: ServiceConfig, threads: int) -> Pipeline:
 
     torch.set_num_threads(threads)
     checkpoint = config.open_checkpoint()
-    device = pick_device(config.device, torch.cuda.device_count())
+    devices = [pick_device(name, 1) for name in step_devices]
+    device = devices[0] if devices else pick_device(config.device, torch.cuda.device_count())
     sampling = config.sampling(checkpoint.config)
-    return Pipeline(checkpoint, sampling=sampling, device=device, engine=config.denoiser.engine)
+    return Pipeline(
+        checkpoint, sampling=sampling, device=device, engine=engine or config.denoiser.engine, step_devices=devices
+    )
 
 
 def _session(block: Block, fps: int, rate: int) -> pb2.Session:

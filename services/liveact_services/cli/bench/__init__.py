@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from liveact_services.cli.bench import chaos, denoise, exports, flops, graph, load, memory, precision, simulate, stream
+from liveact_services.cli.bench import (
+    block,
+    chaos,
+    decode,
+    denoise,
+    e2e,
+    exports,
+    flops,
+    graph,
+    load,
+    memory,
+    precision,
+    simulate,
+    stream,
+)
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
 
@@ -14,8 +28,11 @@ def _group() -> None:
     pass
 
 
+app.command()(block.block)
 app.command()(chaos.chaos)
+app.command()(decode.decode)
 app.command()(denoise.denoise)
+app.command()(e2e.e2e)
 app.command()(exports.exports)
 app.command()(flops.flops)
 app.command()(graph.graph)

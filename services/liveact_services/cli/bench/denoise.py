@@ -76,8 +76,8 @@ class BlockTimes:
         return {
             "preset": self.config.name, "layers": self.config.transformer.num_layers, "size": list(self.size),
             "device": self.device, "dtype": self.dtype, "threads": self.threads, "blocks": len(self.ours_s),
-            "block_ms": _figures(self.ours_s),
-            "released_block_ms": _figures(self.released_s) if self.released_s else None,
+            "block_ms": figures(self.ours_s),
+            "released_block_ms": figures(self.released_s) if self.released_s else None,
             "released_over_ours": round(self.ratio, 3) if self.released_s else None,
             "released_over_ours_cpu": round(self.cpu_ratio, 3) if self.released_cpu_s else None,
             "convkv_share": round(statistics.median(self.convkv_s) / ours, 4),
@@ -113,7 +113,8 @@ def _ratio(released: list[float], ours: list[float]) -> float:
     return statistics.median(r / o for r, o in pairs) if pairs else float("nan")
 
 
-def _figures(seconds: list[float]) -> dict[str, float]:
+def figures(seconds: list[float]) -> dict[str, float]:
+    """Median, least and most in milliseconds."""
     ms = sorted(1000 * s for s in seconds)
     return {"median": round(statistics.median(ms), 2), "min": round(ms[0], 2), "max": round(ms[-1], 2)}
 
@@ -156,16 +157,11 @@ class _Subject:
         """Seconds of the device, and of the processor where that is the device."""
         import torch
 
-        if torch.device(self.device).type != "cuda":
-            began, cpu = time.perf_counter(), time.process_time()
-            work()
-            return time.perf_counter() - began, time.process_time() - cpu
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()  # type: ignore[no-untyped-call]
-        work()
-        end.record()  # type: ignore[no-untyped-call]
-        end.synchronize()  # type: ignore[no-untyped-call]
-        return float(start.elapsed_time(end)) / 1000, None
+        from liveact_models.ceilings import seconds_of
+
+        cpu, device = time.process_time(), torch.device(self.device)
+        seconds = seconds_of(device, work)
+        return seconds, None if device.type == "cuda" else time.process_time() - cpu
 
     def upkeep(self) -> float:
         """Seconds of the memory's upkeep of one block by itself: every layer and step, from fresh keys and values."""
@@ -229,20 +225,26 @@ def denoise(
     Both ways in turn, so that their ratio is the machine's at one time. Any size in multiples of 16 is measured, also one that
     the preset does not serve.
     """
-    from liveact_models import config as configs
     from liveact_services.replica import pick_device
+
+    config, picture = sized(preset, size, layers)
+    where = str(pick_device(device, 1))
+    note(f"{blocks} blocks of {preset} at {picture[0]}x{picture[1]}" + (", each made both ways" if released else ""))
+    times = measure(config, picture, where, dtype, blocks, released)
+    output = Output(json)
+    output.show(times.table())
+    output.result(times.to_dict())
+
+
+def sized(preset: str, size: str | None, layers: int | None) -> tuple[ModelConfig, tuple[int, int]]:
+    """The preset with so many of its layers, and the picture's size: any multiples of 16, also one that it does not serve."""
+    from liveact_models import config as configs
 
     chosen = configs.preset(preset)
     width, height = options.parse_size(size)
     width, height = (width, height) if width or height else chosen.limits.default
     if width % 16 or height % 16 or not (width and height):
         raise BadInput(f"size {width}x{height}: accepted are multiples of 16")
-    where = str(pick_device(device, 1))
     model = dataclasses.replace(chosen.transformer, num_layers=layers or chosen.transformer.num_layers)
     limits = dataclasses.replace(chosen.limits, minimum=16, maximum=max(width, height), max_pixels=width * height)
-    note(f"{blocks} blocks of {preset} at {width}x{height}" + (", each made both ways" if released else ""))
-    shrunk = dataclasses.replace(chosen, transformer=model, limits=limits)
-    times = measure(shrunk, (width, height), where, dtype, blocks, released)
-    output = Output(json)
-    output.show(times.table())
-    output.result(times.to_dict())
+    return dataclasses.replace(chosen, transformer=model, limits=limits), (width, height)

@@ -14,6 +14,7 @@ from liveact_models.hardware import hardware
 from liveact_services.cli import options
 from liveact_services.cli.demo import EXAMPLES
 from liveact_services.cli.output import Output, note, stderr_console
+from liveact_services.cli.render import load_pipeline
 from liveact_services.cli.subjects import subject
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from liveact_models.checkpoint import Checkpoint
+    from liveact_models.config import SamplingConfig
     from liveact_models.denoiser import BlockDenoiser
     from liveact_models.precision import Calibration
     from liveact_models.precision.comparison import Distance
@@ -72,7 +74,9 @@ class Precisions:
         return table
 
 
-def denoisers(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[str, BlockDenoiser]]:
+def denoisers(
+    checkpoint: Checkpoint, device: torch.device, sampling: SamplingConfig
+) -> Iterator[tuple[str, BlockDenoiser]]:
     """One model after the other, so that one is in memory at a time."""
     from liveact_models.denoiser import BlockDenoiser
     from liveact_models.engine import Engine, load_transformer
@@ -81,7 +85,7 @@ def denoisers(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[st
         transformer, _ = load_transformer(
             checkpoint, Engine(precision, cache=cache), device, calibrated=name != UNCALIBRATED  # type: ignore[arg-type]
         )  # fmt: skip
-        yield name, BlockDenoiser(transformer, checkpoint.config, cache=cache)  # type: ignore[arg-type]
+        yield name, BlockDenoiser(transformer, checkpoint.config, sampling, cache=cache)  # type: ignore[arg-type]
 
 
 def precision(
@@ -89,7 +93,7 @@ def precision(
     voice: Annotated[Path, typer.Option(help="The voice.")] = EXAMPLES / "voice.wav",
     size: options.Size = None,
     blocks: Annotated[int, typer.Option(help="Blocks of each session.", min=3)] = 21,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -98,23 +102,25 @@ def precision(
 ) -> None:
     """Make one session in bf16, and again in fp32 and fp8: relative errors of a block's latents by step, and of later blocks."""
     chosen = options.effective_config(config, settings, preset=preset, checkpoint=checkpoint)
-    import torch
     from rich.progress import track
 
     from liveact_models.engine import Engine
-    from liveact_models.pipeline import Pipeline
     from liveact_models.precision import Calibration
     from liveact_models.precision.comparison import distance, record
-    from liveact_services.replica import pick_device
 
-    torch.set_num_threads(threads)
-    weights, device = chosen.open_checkpoint(), pick_device(chosen.device, torch.cuda.device_count())
-    note(f"comparing precisions of {weights.describe()}")
-    pipeline = Pipeline(weights, device=device, engine=Engine("bf16"))
+    note(f"comparing precisions of {chosen.preset}, checkpoint {chosen.checkpoint}")
+    pipeline = load_pipeline(chosen, threads, engine=Engine("bf16"))
+    weights = pipeline.checkpoint
     measured = subject(pipeline, image, voice, options.parse_size(size))
     recorded = record(pipeline.denoiser, measured.start, measured.audio, blocks)
     found: dict[str, Distance] = {}
-    models = track(denoisers(weights, device), "models", len(VARIANTS), console=stderr_console(), transient=True)
+    models = track(
+        denoisers(weights, pipeline.device, pipeline.denoiser.sampling),
+        "models",
+        len(VARIANTS),
+        console=stderr_console(),
+        transient=True,
+    )
     for name, denoiser in models:
         found[name] = distance(denoiser, recorded, measured.start, measured.audio)
     calibration = Calibration.read(weights.folder, weights.config) if weights.trained else None

@@ -10,7 +10,7 @@ import typer
 from liveact_services.cli import options
 from liveact_services.cli.evaluate.models import Models
 from liveact_services.cli.evaluate.report import finish, progress_bar
-from liveact_services.cli.evaluate.suites import Blocks, Clips, FirstSeed, Out, PictureSize, Threads, script_of
+from liveact_services.cli.evaluate.suites import Blocks, Clips, FirstSeed, Out, PictureSize, script_of
 from liveact_services.cli.exits import ExitCode
 from liveact_services.cli.output import note
 from liveact_services.cli.serve import stop_on_signal
@@ -34,7 +34,7 @@ def forcing(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     json: options.Json = False,
 ) -> None:
     """Neighbor Forcing and Diffusion Forcing, trained alike for equally many steps; ConvKV beside mean and no memory."""

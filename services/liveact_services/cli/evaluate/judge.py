@@ -28,7 +28,7 @@ def judge(
     path: Annotated[Path | None, typer.Option("--file", help="The judge's file; by default the shipped one.")] = None,
     people: Annotated[int, typer.Option(min=2, help="Unseen rendered people it is tried on.")] = 40,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+    threads: options.Threads = 2,
     json: options.Json = False,
 ) -> None:
     """How well the judge reads rendered people it has not seen; exit 1 below r 0.98 for the mouth's opening."""

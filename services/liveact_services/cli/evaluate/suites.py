@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from liveact_models.evaluate.suites import Script
 
 Out = Annotated[Path, typer.Option(help="Folder for the figures (JSON) and pictures.")]
-Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 Clips = Annotated[int, typer.Option(min=1, help="Held-out sentences, each with another unseen person.")]
 Blocks = Annotated[int, typer.Option(min=1, help="Length of a sentence's clip in blocks.")]
 PictureSize = Annotated[int, typer.Option("--size", help="Side of the picture in pixels.")]
@@ -48,7 +47,7 @@ def lips(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -79,7 +78,7 @@ def steps(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -107,7 +106,7 @@ def drift(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -135,7 +134,7 @@ def prompts(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -167,7 +166,7 @@ def published(
     size: PictureSize = 128,
     seed: FirstSeed = 9000,
     out: Out = Path("out/evaluate"),
-    threads: Threads = 2,
+    threads: options.Threads = 2,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,

@@ -61,8 +61,18 @@ class Caller:
     """Blocks of which frames came after they were due."""
     frames: int = 0
     longest_stall_s: float = 0.0
+    stalls: int = 0
+    spoke: float | None = None
+    """When it began to speak."""
+    spoken: float | None = None
+    """When the first frame of what it says came."""
     error: str = ""
     """Why it did not go as it should."""
+
+    @property
+    def first_frame_s(self) -> float | None:
+        """From the first byte of its voice to the first frame of that."""
+        return None if self.spoken is None or self.spoke is None else self.spoken - self.spoke
 
     async def attend(self, client: AvatarClient, offer: Offer, returns: bool = True) -> None:
         """Come, come back if told so and it is to be soon, and stay until the voice has been spoken."""
@@ -111,6 +121,8 @@ class Caller:
         try:
             async for message in stream:
                 if isinstance(message, pb2.VideoChunk):
+                    if self.spoken is None and any(frame.utterance_id for frame in message.frames):
+                        self.spoken = stream.arrived_at
                     self._see(message, clock.came(len(message.frames), stream.arrived_at))
             await speaking
         finally:
@@ -121,10 +133,11 @@ class Caller:
         self.blocks.add(chunk.block)
         self.frames += len(chunk.frames)
         if late_s:
+            self.stalls += 1
             self.late.add(chunk.block)
             self.longest_stall_s = max(self.longest_stall_s, late_s)
 
-    @staticmethod
-    async def _speak(stream: AvatarSession, voice: RecordedVoice) -> None:
+    async def _speak(self, stream: AvatarSession, voice: RecordedVoice) -> None:
+        self.spoke = time.perf_counter()
         await stream.speak(voice, pace="realtime")
         await stream.close()
