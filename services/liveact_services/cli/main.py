@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from liveact_services.cli import (
     bench,
     calibrate,
+    cluster,
     config,
     demo,
     doctor,
@@ -90,6 +91,7 @@ app.command()(drain.drain)
 app.command()(trace.trace)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(weights.app, name="weights")
 app.add_typer(config.app, name="config")

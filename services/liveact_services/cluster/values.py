@@ -220,6 +220,15 @@ class Monitoring(Strict):
     """What your Prometheus selects by."""
 
 
+class Watcher(Placement):
+    """A pod that has sessions leave nodes which are cordoned, tainted for deletion or reclaimed: it evicts their workers."""
+
+    enabled: bool = True
+    """Needs a ClusterRole that may list and watch nodes; without it only `liveact cluster drain` does this."""
+    taints: list[Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+(/[-._a-zA-Z0-9]*)?$")]] = []
+    """Taints beside the known ones that say a node is about to go; one that ends in a slash stands for all that begin so."""
+
+
 class Security(Strict):
     """Pods run without privileges, on a read-only root, as this user."""
 
@@ -274,6 +283,7 @@ class Values(Strict):
     network_policy: NetworkPolicy = NetworkPolicy()
     priority_classes: PriorityClasses = PriorityClasses()
     monitoring: Monitoring = Monitoring()
+    watcher: Watcher = Watcher()
     security: Security = Security()
     service_account_annotations: Labels = {}
     """On the accounts of head and workers, for clouds that give roles so."""
