@@ -152,7 +152,7 @@ class Kube:
     def scale(self, service: RayService, group: Group, counts: dict[str, int]) -> None:
         """Other counts (replicas, minReplicas, maxReplicas) of a worker group."""
         place = f"/spec/rayClusterConfig/workerGroupSpecs/{group.index}"
-        patch = [{"op": "test", "path": f"{place}/groupName", "value": group.name}]
+        patch: list[dict[str, Any]] = [{"op": "test", "path": f"{place}/groupName", "value": group.name}]
         patch += [{"op": "add", "path": f"{place}/{key}", "value": value} for key, value in counts.items()]
         with self._asking(f"change the RayService {service.name}"):
             self._api("CustomObjectsApi").patch_namespaced_custom_object(
