@@ -89,3 +89,23 @@ def test_an_acknowledgement_that_may_be_lost_is_repeated_after_a_resume() -> Non
     assert acks.due() is None
     acks.resumed(20)
     assert acks.due() == 20
+
+
+def interrupted(next_request: int, played_s: int) -> pb.Event:
+    told = pb.Interrupted(next_request=next_request)
+    told.played.FromSeconds(played_s)
+    return pb.Event(type=pb.EVENT_TYPE_INTERRUPTED, interrupted=told)
+
+
+def test_an_interrupt_is_told_once_though_another_server_answers_it_again_with_other_words() -> None:
+    progress = Progress()
+    assert progress.fresh(interrupted(7, 1)) is not None
+    progress.resumed()
+    assert progress.fresh(interrupted(7, 1)) is None, "the same server, the same words"
+    progress.resumed()
+    assert progress.fresh(interrupted(7, 0)) is None, "another: nothing was acknowledged to it yet"
+    assert progress.fresh(interrupted(12, 3)) is not None, "a second interrupt"
+    old = Progress()
+    assert [old.fresh(interrupted(0, played)) is None for played in (1, 2)] == [False, False], (
+        "a server that says nothing"
+    )

@@ -336,12 +336,14 @@ class Migrated(_message.Message):
     def __init__(self, stall: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Interrupted(_message.Message):
-    __slots__ = ("played", "discarded")
+    __slots__ = ("played", "discarded", "next_request")
     PLAYED_FIELD_NUMBER: _ClassVar[int]
     DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_REQUEST_FIELD_NUMBER: _ClassVar[int]
     played: _duration_pb2.Duration
     discarded: _duration_pb2.Duration
-    def __init__(self, played: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., discarded: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    next_request: int
+    def __init__(self, played: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., discarded: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., next_request: _Optional[int] = ...) -> None: ...
 
 class Avatar(_message.Message):
     __slots__ = ("name", "display_name", "create_time", "source_width", "source_height")

@@ -75,6 +75,8 @@ class Progress:
         self._tail: list[bytes] = []
         """Events since the last frame: those that come again when the call is resumed there."""
         self._clocked: deque[bytes] = deque(maxlen=RECENT_EVENTS)
+        self._interrupted = 0
+        """Requests up to the last interrupt that was answered: one that took the session over answers with other words."""
         self._expected: Counter[bytes] = Counter()
         """Events that the present call may repeat before its first frame."""
 
@@ -127,6 +129,10 @@ class Progress:
         if self._expected[words] > 0:
             self._expected[words] -= 1
             return None
+        if event.type == pb2.EVENT_TYPE_INTERRUPTED and (told := event.interrupted.next_request):
+            if told <= self._interrupted:
+                return None
+            self._interrupted = told
         self._tail.append(words)
         if event.type in ON_THE_CLOCK:
             self._clocked.append(words)

@@ -110,7 +110,8 @@ class Conductor:
 
     def interrupt(self) -> None:
         """Stop speaking with the first block that is not on its way yet."""
-        self._emit(self.speech.interrupt(self.planned_blocks, self.acked_frames))
+        told = self.speech.interrupt(self.planned_blocks, self.acked_frames)
+        self._emit(dataclasses.replace(told, next_request=self.requests + 1))
         self._took_in()
 
     def update(self, prompt: str, from_s: float) -> None:

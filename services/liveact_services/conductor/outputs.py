@@ -38,6 +38,8 @@ class Event:
     played_s: float = 0.0
     discarded_s: float = 0.0
     stall_s: float = 0.0
+    next_request: int = 0
+    """Of INTERRUPTED: the number of the request after the one that asked for it."""
     reason: str = ""
     message: str = ""
 

@@ -100,7 +100,9 @@ def _event(event: Event) -> pb.Event:
     )  # fmt: skip
     if event.kind is Happening.INTERRUPTED:
         message.interrupted.CopyFrom(
-            pb.Interrupted(played=duration(event.played_s), discarded=duration(event.discarded_s))
+            pb.Interrupted(
+                played=duration(event.played_s), discarded=duration(event.discarded_s), next_request=event.next_request
+            )
         )
     elif event.kind is Happening.MIGRATED:
         message.migrated.CopyFrom(pb.Migrated(stall=duration(event.stall_s)))

@@ -11,6 +11,7 @@ export class Progress {
     this.samples = null; // position after the last sound
     this.tail = []; // events since the last frame
     this.clocked = []; // the last events of blocks
+    this.interrupted = 0; // requests up to the last interrupt that was answered
     this.repeats = []; // of all these, what the present call may tell again
   }
 
@@ -52,6 +53,10 @@ export class Progress {
       this.repeats.splice(at, 1);
       return null;
     }
+    // Who took the session over answers an interrupt once more, with other words.
+    const told = event.type === "EVENT_TYPE_INTERRUPTED" ? event.interrupted?.next_request ?? 0 : 0;
+    if (told > 0 && told <= this.interrupted) return null;
+    this.interrupted = Math.max(this.interrupted, told);
     this.tail.push(words);
     if (CLOCKED.has(event.type)) this.clocked = [...this.clocked, words].slice(-RECENT);
     return event;
