@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from liveact_services.placement.choose import MOST_ASKED, ReplicaView, choose
+from liveact_services.placement.choose import MOST_ASKED, MOST_REFUSALS, ReplicaView, choose
 from liveact_services.placement.fleet import Fleet
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
@@ -43,6 +43,24 @@ def test_in_a_large_fleet_few_that_look_full_are_asked_and_not_the_same_for_ever
     assert len(firsts) > 10
     views.append(ReplicaView("roomy", 100, 3, 4))
     assert choose(Pin("s", None, tuple(asked)), views) == ["roomy"]
+
+
+def test_a_session_that_many_have_refused_asks_no_more() -> None:
+    views = [ReplicaView(f"r{n}", n, 3, 4) for n in range(1000)]
+    fleet, asked = Fleet(), []
+    for view in views:
+        fleet.add(view)
+    while True:
+        pin = Pin("large", None, tuple(asked))
+        try:
+            asked.append(fleet.choose(pin))
+        except NoReplica as error:
+            assert str(error) == f"{MOST_REFUSALS} replicas have refused the session"
+            break
+        assert asked[-1] == choose(pin, views)[0]
+    assert len(set(asked)) == MOST_REFUSALS
+    with pytest.raises(NoReplica):
+        choose(pin, views)
 
 
 def test_a_draining_replica_serves_its_own_sessions_and_no_new_ones() -> None:

@@ -46,14 +46,15 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
     A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room: that
     leaves the newest empty, which Serve removes first. How large it is nobody knows here. So those that have room for one
     small session are asked, and the more have refused it, the more room the next is to have (`wanted`). Those that look full
-    come last, because the view may be late, and only until `MOST_ASKED` have refused. Raises `ReplicaGone` and `NoReplica`:
-    nothing waits here.
+    come last, because the view may be late, and only until `MOST_ASKED` have refused; who was refused by `MOST_REFUSALS` asks
+    nobody. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
     """
     if pin.replica is not None:
         for replica in replicas:
             if replica.id == pin.replica:
                 return [replica.id]
         raise ReplicaGone(f"replica {pin.replica} no longer serves")
+    require_patience(pin)
     willing = [r for r in replicas if r.pool == pool and not r.draining and r.id not in pin.refused]
     if not willing:
         raise NoReplica("every replica has refused the session")
@@ -68,6 +69,12 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
     return [replica.id for replica in roomy + full]
 
 
+def require_patience(pin: Pin) -> None:
+    """Raises `NoReplica` for a session that has asked enough."""
+    if len(pin.refused) >= MOST_REFUSALS:
+        raise NoReplica(f"{len(pin.refused)} replicas have refused the session")
+
+
 def wanted(pin: Pin) -> float:
     """Small sessions that a replica is to have room for, to be asked next: twice as many after every second refusal."""
     return float(2 ** min(len(pin.refused) // 2, 16))
@@ -80,4 +87,6 @@ def fits(held: float, need: float, capacity: float) -> bool:
 
 MOST_ASKED = 4
 """Who was refused by so many asks none that looks full; each answers in milliseconds, and a fleet may have thousands."""
+MOST_REFUSALS = 32
+"""Who was refused by so many asks nobody: a large session finds a thousand replicas with a little room, one after the other."""
 ROUNDING = 1e-9

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 
-from liveact_services.placement.choose import MOST_ASKED, ROUNDING, ReplicaView, wanted
+from liveact_services.placement.choose import MOST_ASKED, ROUNDING, ReplicaView, require_patience, wanted
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 _CLOSED = -math.inf
@@ -97,6 +97,7 @@ class Fleet:
         """The first of `choose.choose`; of replicas that look full any. Raises `ReplicaGone` and `NoReplica`."""
         if pin.replica is not None:
             return self.view(pin.replica).id
+        require_patience(pin)
         # Those older than who refused it, with as much room as it wants now, were asked before.
         asked = max((self._slots.get(replica, -1) for replica in pin.refused), default=-1)
         for need, start in ((wanted(pin), asked + 1), (1.0, 0)):
