@@ -66,7 +66,7 @@ class Talker:
 
     async def say(self, stream: AvatarStream, first: int, pace_s: float) -> None:
         for request in self.requests[first:]:
-            await stream._send(**{request.WhichOneof("payload"): getattr(request, request.WhichOneof("payload"))})
+            await stream.send(request)
             await asyncio.sleep(pace_s)
         await stream.close()
 
@@ -89,7 +89,7 @@ class Talker:
 
     async def begin(self, client: AvatarClient, config: pb.SessionConfig, until: int, strike: Strike | None) -> None:
         """The session's first stream."""
-        async with client.stream(config) as stream:
+        async with client.stream(config, resume=False) as stream:
             await stream.ready()
             self.heard.name, self.token = stream.session.name, stream.session.resume_token
             await self.hold(stream, 0, until, strike)
