@@ -76,13 +76,15 @@ def serve_config(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def pod_templates(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Pod specs by name: head, each group, Valkey, the test."""
+    """Pod specs by name: head, each group, Valkey, the watcher, the test."""
     cluster = one(objects, "RayService")["spec"]["rayClusterConfig"]
     found = {"head": cluster["headGroupSpec"]["template"]["spec"]}
     found |= {group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]}
     for thing in objects:
         if thing["kind"] == "StatefulSet":
             found["valkey"] = thing["spec"]["template"]["spec"]
+        elif thing["kind"] == "Deployment":
+            found["watcher"] = thing["spec"]["template"]["spec"]
         elif thing["kind"] == "Pod":
             found["test"] = thing["spec"]
     return found
@@ -163,6 +165,14 @@ ROUTE = closed(
     matches=several(closed("method", method=closed("service", service=TEXT))),
     backendRefs=several(closed("name port", name=TEXT, port=COUNT)),
 )
+RULE = {
+    "oneOf": [
+        closed("record expr", record=TEXT, expr=TEXT),
+        closed(
+            "alert expr labels annotations", alert=TEXT, expr=TEXT, labels=LABELS, annotations=LABELS, **{"for": TEXT}
+        ),
+    ]
+}
 METRICS = closed("port interval", port={"const": "metrics"}, interval=TEXT, relabelings=several(ANYTHING))
 OWN_SCHEMAS = {
     "ray.io/v1/RayService": RAY_SERVICE,
@@ -177,6 +187,9 @@ OWN_SCHEMAS = {
     ),
     "monitoring.coreos.com/v1/PodMonitor": closed(
         "selector podMetricsEndpoints", selector=ANYTHING, podMetricsEndpoints=several(METRICS)
+    ),
+    "monitoring.coreos.com/v1/PrometheusRule": closed(
+        "groups", groups=several(closed("name rules", name=TEXT, interval=TEXT, rules=several(RULE)))
     ),
 }
 """`spec` by apiVersion/kind: the fields that the chart uses of what is no kind of Kubernetes' own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_every_stage_of_the_configuration_has_its_deployment_in_the_chart() -> N
 def test_a_worker_gets_the_time_that_its_leaving_takes(path: Path | None) -> None:
     config = load_config(**example(path).get("config", {}))
     templates = pod_templates(objects(path))
-    for group in templates.keys() - {"head", "valkey", "test"}:
+    for group in templates.keys() - {"head", "valkey", "watcher", "test"}:
         (container,) = templates[group]["containers"]
         *command, wait = container["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["python", "-m", "liveact_services.cluster.leave", "--wait"]
@@ -269,3 +270,39 @@ def test_the_clip_of_helm_test_is_in_the_images() -> None:
     for dockerfile in ("cpu", "gpu"):
         text = (ROOT / "docker" / f"{dockerfile}.Dockerfile").read_text()
         assert f"{container['workingDir']}/examples" in text
+
+
+def test_the_watcher_may_see_nodes_and_evict_here_and_nothing_else() -> None:
+    things = objects(None)
+    rules = {kind: one(things, kind, "watcher")["rules"] for kind in ("Role", "ClusterRole")}
+    assert rules == {
+        "Role": [
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+            {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+        ],
+        "ClusterRole": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}],
+    }
+    account = pod_templates(things)["watcher"]["serviceAccountName"]
+    for kind in ("RoleBinding", "ClusterRoleBinding"):
+        binding = one(things, kind, "watcher")
+        assert [(subject["name"], subject["namespace"]) for subject in binding["subjects"]] == [(account, "avatars")]
+        assert binding["roleRef"]["name"] == one(things, binding["roleRef"]["kind"], "watcher")["metadata"]["name"]
+    assert not [thing for thing in render({"watcher": {"enabled": False}}) if "Role" in thing["kind"]]
+    args = render({"watcher": {"taints": ["example.com/"]}})
+    assert pod_templates(args)["watcher"]["containers"][0]["args"] == ["--taint=example.com/"]
+
+
+def test_alerts_and_dashboard_are_those_that_are_tested_against_the_metrics() -> None:
+    folder = ROOT / "services" / "liveact_services" / "observability"
+    things = render({"monitoring": {"enabled": True, "dashboards": True, "labels": {"release": "prometheus"}}})
+    rule = one(things, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((folder / "alerts" / "liveact.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    dashboard = one(things, "ConfigMap", "dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["liveact.json"]) == json.loads(
+        (folder / "dashboards" / "liveact.json").read_text()
+    )
+    kinds = {thing["kind"] for thing in render({"monitoring": {"enabled": True, "alerts": False}})}
+    assert "PodMonitor" in kinds
+    assert not kinds & {"PrometheusRule"}

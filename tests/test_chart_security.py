@@ -67,7 +67,7 @@ def test_pods_are_restricted_on_a_read_only_root_and_without_tokens_or_links(pat
     autoscaled = example(path).get("autoscaler", {}).get("enabled", False)
     for name, spec in pod_templates(objects(path)).items():
         assert list(breaches(spec)) == [], name
-        assert spec["automountServiceAccountToken"] is (name == "head" and autoscaled)
+        assert spec["automountServiceAccountToken"] is (name == "watcher" or (name == "head" and autoscaled))
         # A Service called liveact would otherwise set LIVEACT_PORT to a URL.
         assert spec["enableServiceLinks"] is False
         mounted = {mount["name"] for c in spec["containers"] for mount in c["volumeMounts"]}
@@ -130,7 +130,7 @@ def test_no_secret_stands_in_an_environment_or_outside_a_secret(path: Path | Non
     for secret in (thing for thing in things if thing["kind"] == "Secret"):
         assert not any(str(value) in text for value in secret["stringData"].values())
     for name, spec in pod_templates(things).items():
-        if name not in ("valkey", "test"):
+        if name not in ("valkey", "watcher", "test"):
             (mounted,) = [volume["secret"] for volume in spec["volumes"] if volume["name"] == "secrets"]
             assert [item["path"] for item in mounted["items"]] == ["redis_url"]
 
@@ -142,7 +142,7 @@ ACCEPTED = {
     "CKV_K8S_9": "the same",
     "CKV_K8S_15": "images are of a version, best by digest: pulling always would make a registry part of every start",
     "CKV_K8S_35": "the key of `helm test`, and what an object store's libraries read",
-    "CKV_K8S_38": "the autoscaler, in the head, asks Kubernetes for pods",
+    "CKV_K8S_38": "the autoscaler, in the head, and the watcher ask Kubernetes for pods",
     "CKV_K8S_43": "digests are for whoever builds the images to give; air-gapped.yaml does",
 }
 """Rules of checkov that the examples break, and why."""

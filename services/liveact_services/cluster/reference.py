@@ -30,6 +30,7 @@ def main() -> None:
     chart = Path(sys.argv[1])
     for name, text in generated(chart).items():
         path = chart / name
+        path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             print(f"{path}: written")
@@ -40,7 +41,11 @@ def generated(chart: Path) -> dict[str, str]:
     readme = (chart / "README.md").read_text()
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]
+    observability = Path(__file__).parents[1] / "observability"
     return {
+        # Helm reads no file outside the chart.
+        "files/dashboard.json": (observability / "dashboards" / "liveact.json").read_text(),
+        "files/alerts.yaml": (observability / "alerts" / "liveact.yaml").read_text(),
         "values.yaml": HEAD + "\n".join(_yaml(Values, _defaults(), "")),
         "values.schema.json": json.dumps(schema(), indent=1) + "\n",
         "README.md": before + BEGIN + "\n" + "\n".join(_reference()) + "\n\n" + END + after,

@@ -212,12 +212,18 @@ class PriorityClasses(Strict):
 
 
 class Monitoring(Strict):
-    """A PodMonitor for Ray's metrics port; needs the Prometheus operator."""
+    """A PodMonitor for Ray's metrics port, alerts and a dashboard; the first two need the Prometheus operator."""
 
     enabled: bool = False
     interval: Annotated[str, Field(pattern=r"^[0-9]+(ms|s|m)$")] = "15s"
     labels: Labels = {}
-    """What your Prometheus selects by."""
+    """What your Prometheus selects by, on PodMonitor and PrometheusRule."""
+    alerts: bool = True
+    """With `enabled`: a PrometheusRule of the alerts in docs/runbook.md."""
+    dashboards: bool = False
+    """A ConfigMap with the dashboard, for Grafana's sidecar; does not need `enabled`."""
+    dashboard_labels: Labels = {"grafana_dashboard": "1"}
+    """What the sidecar selects by."""
 
 
 class Watcher(Placement):
