@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from liveact_models.config import ConfigError
+from liveact_models.graphs import CudaCapture, use_graphs
 from liveact_models.precision import FP8, Calibration, choose_product, linears_of, to_fp8
 from liveact_models.precision.products import Product, ProductChoice
 from liveact_models.transformer import AttentionChoice, choose_attention, use_attention
@@ -35,6 +36,8 @@ class Engine:
     attention: str = "auto"
     cache: CacheForm = "exact"
     """Of the sessions' memory."""
+    graphs: bool = False
+    """Whether the diffusion steps are captured in CUDA graphs."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,11 +73,14 @@ class Choices:
                 kept = f"{len(self.kept)} kept in bf16" if self.calibrated else "not calibrated: see liveact calibrate"
                 words[0] += f", {self.fp8_layers} linears, {kept}"
         words.append(f"memory {'fp8' if self.engine.cache == 'fp8' else 'as computed'}")
+        words += ["steps in CUDA graphs"] if self.engine.graphs else []
         return "; ".join((*words, f"attention {self.attention.describe()}"))
 
 
 def choose(engine: Engine, config: ModelConfig, device: torch.device) -> Choices:
     """What the engine comes to on that device, before any weights. Raises `ConfigError` naming what is accepted."""
+    if engine.graphs and device.type != "cuda":
+        raise ConfigError(f"graphs on device {device}: CUDA graphs need a CUDA device; accepted here is graphs false")
     attention = choose_attention(engine.attention, device, engine.dtype, config.transformer.head_dim)
     product = choose_product(device, engine.dtype) if engine.precision == "fp8" else None
     return Choices(engine, attention, product)
@@ -106,6 +112,8 @@ def load_transformer(
             calibrated=found is not None,
         )  # fmt: skip
     use_attention(transformer, choices.attention.backend)
+    if engine.graphs:
+        use_graphs(transformer, CudaCapture())
     log.info("transformer: %s", choices.describe())
     return transformer, choices
 

@@ -128,15 +128,20 @@ class Fp8Cache(Sequence[KeyValue]):
     """A step cache in fp8, read layer by layer in the type of the computation."""
 
     def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-        self._quantised, self._dtype = Quantised(values, scale), dtype
+        self._quantised, self.dtype = Quantised(values, scale), dtype
 
     def __len__(self) -> int:
         return len(self._quantised.values)
 
     def __getitem__(self, layer: int) -> KeyValue:  # type: ignore[override]
         values, scale = (part[layer] for part in self._quantised)
-        keys_values = dequantise(Quantised(values, scale), self._dtype)
+        keys_values = dequantise(Quantised(values, scale), self.dtype)
         return keys_values[0], keys_values[1]
+
+    @property
+    def parts(self) -> Quantised:
+        """Numbers and scales as they are kept."""
+        return self._quantised
 
     def frames(self, layer: int, part: int, tokens: int) -> Quantised:
         """The reference frames' keys (part 0) or values (part 1) of a layer as they are kept."""

@@ -93,6 +93,9 @@ class DenoiserConfig(StageConfig):
     """How sessions' memory is kept: as it was computed, or as e4m3 with a scale a token and head, in half the bytes of bf16."""
     attention: Literal["auto", "flash-attn-4", "flash-attn-3", "cudnn", "flash-attn-2", "sdpa", "math"] = "auto"
     """What computes attention; "auto": the first of the others that runs on the device. `liveact doctor` says which."""
+    graphs: bool = False
+    """Capture the diffusion steps in CUDA graphs, one a step and size of picture, replayed from then on. Needs a GPU, one rank
+    and no offloaded layers. Not yet run on a GPU."""
     exchange: Literal["exact", "fp8"] = "exact"
     """How queries, keys, values and attention outputs travel between ranks: as they are, or as e4m3 with a scale a head."""
     offload_blocks: Annotated[int, Field(ge=0)] = 0
@@ -110,12 +113,16 @@ class DenoiserConfig(StageConfig):
         """How the transformer is computed."""
         from liveact_models.engine import Engine
 
-        return Engine(self.precision, self.attention, self.cache)
+        return Engine(self.precision, self.attention, self.cache, self.graphs)
 
     @model_validator(mode="after")
     def _a_device_a_rank(self) -> DenoiserConfig:
         if self.coordinates and self.num_gpus not in (0, 1):
             raise ValueError(f"num_gpus {self.num_gpus:g} with {self.ranks} ranks: accepted for each rank are 0 and 1")
+        if self.graphs and (self.coordinates or self.offload_blocks):
+            raise ValueError(
+                f"graphs with {self.ranks} ranks and offload_blocks {self.offload_blocks}: accepted are 1 and 0"
+            )
         return self
 
 
