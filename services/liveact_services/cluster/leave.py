@@ -98,7 +98,8 @@ def on_node(node: str) -> Here:
         (name, replica)
         for name, deployment in found["deployments"].items()
         for replica in deployment["replicas"]
-        if replica["node_id"] == node
+        # One that is being started has no node yet.
+        if replica.get("node_id") == node
     ]
     gateways = tuple(replica["actor_name"] for name, replica in local if name == GATEWAY)
     drains = details["proxies"].get(node, {}).get("status") == "DRAINING"
