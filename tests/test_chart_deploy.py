@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,8 +26,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chart_fixtures import CHART, objects, one, pod_templates, serve_config
 from conftest import ROOT
 from failover_fixtures import Watched
+from kube_fixtures import fake_cluster
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.client import AvatarClient, AvatarSession
+from liveact_services.cluster.api import ClusterError
+from liveact_services.cluster.logs import AUTHORIZATION, read_logs
 from liveact_services.service import free_port
 from liveact_services.sessions import EmbeddedValkey
 from test_service import say, session, speech
@@ -209,6 +213,30 @@ def test_the_laptop_example_deploys_streams_its_clip_and_scales_without_restarts
     entry["num_replicas"] = 1
     cluster.deploy(config)
     _wait(lambda: len(cluster.replicas()["AudioEncoder"]) == 1, "one AudioEncoder")
+
+
+def test_logs_of_every_replica_are_read_through_kubernetes_and_rays_dashboard(
+    cluster: Cluster, deployed: tuple[str, dict[str, Any], Any]
+) -> None:
+    def dashboard(path: str, query: dict[str, str], token: str) -> bytes:
+        url = f"{cluster.dashboard}/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(urllib.request.Request(url, headers={AUTHORIZATION: token}), timeout=20) as answer:
+            return bytes(answer.read())
+
+    token = cluster.environment["RAY_AUTH_TOKEN"]
+    with fake_cluster() as api:
+        api.dashboard = dashboard
+        kube = api.kube()
+        service = kube.ray_service()
+        lines = list(read_logs(kube, service, token, None, 50))
+        denoiser = list(read_logs(kube, service, token, "Denoiser", 50))
+        with pytest.raises(ClusterError, match="ask services/"):
+            list(read_logs(kube, service, "another-token", None, 50))
+    sources = {source for source, _ in lines}
+    for deployment in cluster.replicas():
+        assert any(f"_{deployment}_" in source for source in sources), deployment
+    assert denoiser
+    assert {source for source, _ in denoiser} < sources
 
 
 async def test_a_pod_that_leaves_hands_its_session_to_another_and_no_frame_is_lost(
