@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from liveact_models.config import ConfigError
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.stages import Codec
-from liveact_services.vae_decoder.encoding import frame_encoder
+from liveact_services.vae_decoder import encoding
+from liveact_services.vae_decoder.encoding import H264Encoder, frame_encoder, require_h264
 
 WIDTH, HEIGHT, FPS = 64, 48, 20
 KEYS = {block_frames(block).start for block in range(4)}
@@ -98,3 +100,28 @@ def test_rgb_is_the_pixels_whatever_their_strides() -> None:
     turned = np.asfortranarray(rgb)
     data = frame_encoder(Codec.RGB, WIDTH, HEIGHT, FPS).encode(turned, 0, True)
     assert np.array_equal(np.frombuffer(data, np.uint8).reshape(HEIGHT, WIDTH, 3), rgb)
+
+
+def test_a_library_that_does_not_encode_here_is_refused_in_words() -> None:
+    require_h264("libx264")
+    try:
+        H264Encoder(256, 256, FPS, "nvenc")
+    except av.FFmpegError:
+        with pytest.raises(
+            ConfigError, match=r"h264 'nvenc' does not encode here: .*; accepted everywhere is 'libx264'"
+        ):
+            require_h264("nvenc")
+    else:
+        require_h264("nvenc")
+
+
+def test_a_library_that_holds_frames_back_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = "x264", ("libx264", {"preset": "medium", "x264-params": "log-level=none"})
+    monkeypatch.setitem(encoding._LIBRARIES, *late)
+    with pytest.raises(ConfigError, match="gave 0 packets for one frame"):
+        require_h264("x264")  # type: ignore[arg-type]
+
+
+def test_pictures_too_small_for_a_gpus_encoder_go_to_the_processor() -> None:
+    small = H264Encoder(64, 256, FPS, "nvenc")
+    assert len(small.encode(np.zeros((256, 64, 3), np.uint8), 0, True)) > 0

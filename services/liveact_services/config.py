@@ -126,6 +126,14 @@ class DenoiserConfig(StageConfig):
         return self
 
 
+class VaeDecoderConfig(StageConfig):
+    """The deployment that decodes latents and encodes video."""
+
+    h264: Literal["libx264", "nvenc"] = "libx264"
+    """What encodes H.264: the processor, some 19 ms a frame of 512x512 on one core, or the encoder of an NVIDIA GPU, which is
+    tried when a replica starts. nvenc has not been run on a GPU yet."""
+
+
 class VaultConfig(StageConfig):
     """The deployment that holds sessions' exports."""
 
@@ -231,7 +239,7 @@ class ServiceConfig(BaseSettings):
     audio_encoder: StageConfig = StageConfig()
     vae_encoder: StageConfig = StageConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
-    vae_decoder: StageConfig = StageConfig()
+    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
     vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
     telemetry: TelemetryConfig = TelemetryConfig()

@@ -16,7 +16,7 @@ from liveact_models.timeline import block_frames
 from liveact_models.vae.cache import CacheError, DecoderCache
 from liveact_services.conductor.stages import Denoised, EncodedFrame, SessionSpec, StageTimes, VideoPart
 from liveact_services.encoders import tensor
-from liveact_services.vae_decoder.encoding import frame_encoder
+from liveact_services.vae_decoder.encoding import H264, frame_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +28,19 @@ class Decoding:
     """Turns a session's blocks into video, in order. Called from one thread."""
 
     def __init__(
-        self, vae: Vae, spec: SessionSpec, device: torch.device, cache: DecoderCache | None = None, block: int = 0
+        self,
+        vae: Vae,
+        spec: SessionSpec,
+        device: torch.device,
+        cache: DecoderCache | None = None,
+        block: int = 0,
+        h264: H264 = "libx264",
     ) -> None:
-        """`cache`: what the decoder remembers before `block`; a session from its start has none."""
+        """`cache`: what the decoder remembers before `block`; a session from its start has none. `h264`: what encodes that."""
         self._vae, self._device, self._spec = vae, device, spec
         self._cache = vae.new_cache() if cache is None else cache
         self._at_boundary = list(self._cache.slots)
-        self._new_encoder = partial(frame_encoder, spec.codec, spec.width, spec.height, spec.fps)
+        self._new_encoder = partial(frame_encoder, spec.codec, spec.width, spec.height, spec.fps, h264)
         self._encoder = self._new_encoder()
         self.next_block = block
 
@@ -66,7 +72,15 @@ class Decoding:
         return lambda: blob.pack(header, cache.tensors())
 
     @classmethod
-    def adopt(cls, vae: Vae, spec: SessionSpec, device: torch.device, exported: bytes, fingerprint: str) -> Decoding:
+    def adopt(
+        cls,
+        vae: Vae,
+        spec: SessionSpec,
+        device: torch.device,
+        exported: bytes,
+        fingerprint: str,
+        h264: H264 = "libx264",
+    ) -> Decoding:
         """What a `snapshot` described, ready to go on; the video begins anew, with a key frame. Raises `StateError`."""
         header, tensors = blob.unpack(exported)
         block = header.pop("block", None)
@@ -79,7 +93,7 @@ class Decoding:
             raise StateError("STATE_TENSOR", str(error)) from None
         if cache.started != (block > 0):
             raise StateError("STATE_TENSOR", f"the decoder's cache does not belong to a session before block {block}")
-        return cls(vae, spec, device, cache, block)
+        return cls(vae, spec, device, cache, block, h264)
 
     @staticmethod
     def _header(vae: Vae, spec: SessionSpec, fingerprint: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from liveact_services.observability.tracing import now_ns
 from liveact_services.replica import replica_id
 from liveact_services.stateful import StatefulReplica
 from liveact_services.vae_decoder.decoding import Decoding
+from liveact_services.vae_decoder.encoding import require_h264
 from liveact_services.vae_decoder.work import DecodingWork
 from liveact_services.vault.exporter import Snapshot
 
@@ -43,6 +44,8 @@ class VaeDecoder(StatefulReplica[_Held]):
 
     def __init__(self, config: ServiceConfig, vault: DeploymentHandle | None = None) -> None:
         super().__init__(config, config.vae_decoder, config.sessions.max_decoded, Part.DECODER, vault)
+        self._h264 = config.vae_decoder.h264
+        require_h264(self._h264)
         self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
         if config.vae_decoder.num_gpus > 0:
             self._warm_up()
@@ -69,7 +72,7 @@ class VaeDecoder(StatefulReplica[_Held]):
         """
         self._come(spec, attempt)
         self._admit(spec.session)
-        self._hold(spec.session, Decoding(self._vae, spec, self.device), attempt)
+        self._hold(spec.session, Decoding(self._vae, spec, self.device, h264=self._h264), attempt)
         return replica_id()
 
     async def adopt(self, spec: SessionSpec, exported: bytes, attempt: int) -> str:
@@ -82,7 +85,9 @@ class VaeDecoder(StatefulReplica[_Held]):
         # Its place is taken before the export is unpacked: whoever adopts meanwhile must find it taken.
         self._adopting.add(spec.session)
         try:
-            decoding = await self.compute.run(Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint)
+            decoding = await self.compute.run(
+                Decoding.adopt, self._vae, spec, self.device, exported, self._fingerprint, self._h264
+            )
         finally:
             self._adopting.discard(spec.session)
         self._hold(spec.session, decoding, attempt)
