@@ -251,12 +251,19 @@ def test_the_watcher_hears_of_a_node_at_once_and_of_nothing_by_errors(
         return listed()
 
     kube.nodes = nodes  # type: ignore[method-assign]
-    threading.Thread(target=Watcher(kube, told=told.append).run, daemon=True).start()
+    stopped = threading.Event()
+    watching = threading.Thread(target=Watcher(kube, told=told.append).run, args=(stopped.is_set,), daemon=True)
+    watching.start()
     until(lambda: any("asking again" in line for line in told))
     cluster.kube().cordon("two")
     began = time.monotonic()
     until(lambda: cluster.evicted == ["gpu-2"])
     assert time.monotonic() - began < 5
+    stopped.set()
+    # It is asked with the next event.
+    cluster.kube().cordon("two", False)
+    watching.join(15)
+    assert not watching.is_alive()
 
 
 def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:

@@ -53,12 +53,14 @@ class Watcher:
                 self.told(f"{pod.name} stays for now on node {pod.node}: a disruption budget says so")
         return evicted
 
-    def run(self) -> None:
-        """Look whenever a node changes, for ever."""
-        while True:
+    def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Look whenever a node changes, until it is stopped: which is asked every `EVERY_S`."""
+        while not stopped():
             try:
                 self.look()
                 for _ in self.kube.node_events(EVERY_S):
+                    if stopped():
+                        return
                     self.look()
             except ClusterError as error:
                 self.told(f"{error}; asking again in {AFTER_ERROR_S:g} s")
