@@ -143,4 +143,4 @@ def fake_cluster() -> Iterator[FakeCluster]:
         yield fake
     finally:
         stop.set()
-        # A watch that is open keeps the server a while; nobody waits for it.
+        thread.join(10)
