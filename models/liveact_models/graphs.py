@@ -57,7 +57,7 @@ def use_graphs(transformer: LiveActTransformer, capture: Capture) -> None:
 
     What a call gives of keys and values holds until the next; the velocity is the caller's. One caller at a time.
     """
-    transformer.forward = GraphedForward(transformer, capture)  # type: ignore[method-assign]
+    transformer.forward = GraphedForward(transformer, capture)  # type: ignore[method-assign, assignment]
 
 
 class GraphedForward:

@@ -47,7 +47,7 @@ class H264Encoder:
     def __init__(self, width: int, height: int, fps: int, library: H264 = "libx264") -> None:
         small = min(width, height) < _SMALLEST_NVENC
         self._codec, options = _LIBRARIES["libx264" if small else library]
-        context = av.CodecContext.create(self._codec, "w")
+        context: av.VideoCodecContext = av.CodecContext.create(self._codec, "w")  # type: ignore[assignment]
         context.width, context.height = width, height
         context.pix_fmt = "yuv420p"
         context.framerate = Fraction(fps)
