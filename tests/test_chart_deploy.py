@@ -261,7 +261,7 @@ async def test_a_pod_that_leaves_hands_its_session_to_another_and_no_frame_is_lo
             assert wait == "60"
             left = await asyncio.to_thread(cluster.run, sys.executable, *words, "100", "--node", node)
             assert "replicas stay on this node" not in left.stdout
-            # Both nodes are one machine with one port, so the client comes back through the proxy that is to go: all but that left.
+            # Both nodes are one machine with one port, so the client comes back through the proxy that is to go.
             assert left.stdout.splitlines()[-1] in ("no stream is left", "the proxy drains"), left.stdout + left.stderr
             print(left.stdout)
             await asyncio.to_thread(cluster.stop, pod)
