@@ -76,7 +76,7 @@ class Gateway(Health):
         vae_decoder: DeploymentHandle,
         vault: DeploymentHandle,
     ) -> None:
-        observe_process(config.telemetry, type(self).__name__)
+        observe_process(config.telemetry, "Gateway")
         self._config, self._model, self._checkpoint = config, model, checkpoint
         self._handles = StageHandles(conditioner, audio_encoder, vae_encoder, denoisers, vae_decoder, vault)
         self._database = database = Database.connect(redis_url)

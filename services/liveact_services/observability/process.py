@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def observe_process(telemetry: TelemetryConfig, service: str) -> None:
-    """Log where Serve does, give metrics to Ray, send spans where the configuration says. `service`: the deployment's class."""
+    """Log where Serve does, give metrics to Ray, send spans where the configuration says. `service`: the deployment."""
     join_serve_log()
     METER.start(ray_record if telemetry.metrics else None, telemetry.max_tenants)
     TRACING.start(telemetry, service)
