@@ -262,7 +262,8 @@ async def test_a_pod_that_leaves_hands_its_session_to_another_and_no_frame_is_lo
             left = await asyncio.to_thread(cluster.run, sys.executable, *words, "100", "--node", node)
             assert "replicas stay on this node" not in left.stdout
             # Both nodes are one machine with one port, so the client comes back through the proxy that is to go.
-            assert left.stdout.splitlines()[-1] in ("no stream is left", "the proxy drains"), left.stdout + left.stderr
+            last = left.stdout.splitlines()[-1]
+            assert left.returncode == 0 or last == "the proxy drains", left.stdout + left.stderr
             print(left.stdout)
             await asyncio.to_thread(cluster.stop, pod)
 
