@@ -14,7 +14,7 @@ from liveact_models.memory import CacheForm
 from liveact_models.precision.fp8 import FP8
 from liveact_models.sampler import NoiseSource, check_seed, seeded_noise
 from liveact_models.session import SessionState, StateError
-from liveact_models.timeline import AUDIO_REACH, block_frames
+from liveact_models.timeline import block_feature_frames
 from liveact_models.transformer import Conditioning, LiveActTransformer
 
 
@@ -162,7 +162,7 @@ class BlockDenoiser:
     def check_audio(self, block: int, audio: Tensor) -> None:
         """Raises `ValueError` for features that are not those of a block; the message says what they are to be."""
         model = self.config.transformer
-        rows = (len(block_frames(block)) + 2 * AUDIO_REACH, model.audio_blocks, model.audio_channels)
+        rows = (len(block_feature_frames(block)), model.audio_blocks, model.audio_channels)
         if tuple(audio.shape) != rows:
             raise ValueError(f"audio of shape {tuple(audio.shape)}: block {block} takes {rows}")
 

@@ -25,7 +25,7 @@ from liveact_models.engine import Engine, load_transformer
 from liveact_models.parallel import StepPipeline
 from liveact_models.portrait import prepare_portrait
 from liveact_models.session import SessionState, StateError
-from liveact_models.timeline import AUDIO_REACH, block_frames, block_sound_frames, blocks_for_frames
+from liveact_models.timeline import block_feature_frames, block_sound_frames, blocks_for_frames
 from liveact_models.vae import DecoderCache, to_rgb
 from liveact_models.voice import Samples, Voice, VoiceBuffer, block_features, prepare_clip
 from liveact_models.voice.prepare import ENCODER_RATE
@@ -375,6 +375,5 @@ def _render(performance: Performance, voice: Voice, clip: Tensor | None) -> Iter
 
 def _clip_rows(features: Tensor, block: int) -> Tensor:
     """The rows of the block's frames and two more on either side, clamped at the clip's ends: [frames + 4, layers, dim]."""
-    frames = block_frames(block)
-    rows = torch.arange(frames.start - AUDIO_REACH, frames.stop + AUDIO_REACH)
+    rows = torch.tensor(block_feature_frames(block))
     return features[rows.clamp(0, len(features) - 1).to(features.device)]

@@ -52,8 +52,14 @@ def block_sound_frames(block: int) -> range:
 
     Frames past the end of this range never change the block, so live input waits for no more.
     """
+    heard = block_feature_frames(block)
+    return range(max(0, heard.start), heard.stop)
+
+
+def block_feature_frames(block: int) -> range:
+    """The frames whose sound the block's audio windows take in: its own and two on either side, from -2 on."""
     frames = block_frames(block)
-    return range(max(0, frames.start - AUDIO_REACH), frames.stop + AUDIO_REACH)
+    return range(frames.start - AUDIO_REACH, frames.stop + AUDIO_REACH)
 
 
 def audio_window_start(block: int) -> int:

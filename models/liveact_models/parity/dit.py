@@ -17,7 +17,7 @@ from liveact_models.memory import step_cache
 from liveact_models.parity.golden import read_tensors
 from liveact_models.parity.report import ParityRow, relative_error
 from liveact_models.session import SessionState
-from liveact_models.timeline import AUDIO_REACH, block_frames
+from liveact_models.timeline import block_feature_frames
 from liveact_models.transformer import KeyValue, LiveActTransformer
 
 PROMPT_CHANGE_BLOCK = 2
@@ -74,8 +74,7 @@ class GoldenSession:
 
     def audio(self, block: int) -> Tensor:
         """Features of the block's frames and two on either side, clamped at the ends of the recording."""
-        embedding, frames = self.inputs["audio_embedding"], block_frames(block)
-        index = torch.arange(frames.start - AUDIO_REACH, frames.stop + AUDIO_REACH)
+        embedding, index = self.inputs["audio_embedding"], torch.tensor(block_feature_frames(block))
         return embedding[index.clamp(0, len(embedding) - 1)]
 
     def noise(self, block: int, step: int, shape: tuple[int, ...]) -> Tensor:

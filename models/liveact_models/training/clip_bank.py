@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from liveact_models.timeline import AUDIO_REACH, FRAMES_PER_LATENT, block_frames
+from liveact_models.timeline import FRAMES_PER_LATENT, block_feature_frames
 from liveact_models.training import TrainingError
 from liveact_models.training.clip_transformer import ClipConditions, clip_latents
 
@@ -67,7 +67,7 @@ class ClipBank:
             return x[chosen].to(device, torch.float32)
 
         frames = clip_latents(blocks)
-        rows = [len(block_frames(block)) + 2 * AUDIO_REACH for block in range(self.blocks)]
+        rows = [len(block_feature_frames(block)) for block in range(self.blocks)]
         conditions = ClipConditions(
             reference=take(self.reference),
             text=take(self.text[:, :blocks]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from liveact_models.timeline import AUDIO_REACH, AUDIO_WINDOW_FRAMES, audio_window_start, block_frames
+from liveact_models.timeline import AUDIO_WINDOW_FRAMES, audio_window_start, block_feature_frames
 from liveact_models.voice.source import Samples
 
 if TYPE_CHECKING:
@@ -85,10 +85,8 @@ def block_features(
     import torch
 
     window = encoder.encode(torch.from_numpy(prepare_window(voice, trained_fps)), AUDIO_WINDOW_FRAMES)
-    frames = block_frames(block)
-    heard = range(frames.start - AUDIO_REACH, frames.stop + AUDIO_REACH)
     start = audio_window_start(block)
-    return window[[max(frame, 0) - start for frame in heard]]
+    return window[[max(frame, 0) - start for frame in block_feature_frames(block)]]
 
 
 def _stretch(samples: Samples, rate: int, tempo: float, length: int) -> Samples:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The service on Kubernetes: status, scale, drain, logs.", no_args_is_help=True)
 POLL_S = 2.0
-LISTED = 20
-"""Log files that are named when none matches."""
 
 Namespace = Annotated[
     str | None,
@@ -193,12 +191,10 @@ def _counts(
 
 def _emptied(kube: Kube, watcher: Any, node: Node, wait: float) -> list[Pod]:
     """Have the workers of the node leave, for so long; gives those that are left."""
-    from liveact_services.cluster.watch import leaving
-
     until = time.monotonic() + wait
     while True:
         watcher.look(only=node.name)
-        left = leaving(kube, node)
+        left = kube.workers([node.name])
         if not left or time.monotonic() >= until:
             return left
         time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
@@ -209,11 +205,6 @@ def _headline(service: RayService) -> str:
     return f"{service.name} is {service.state}; {cluster}; autoscaler {'on' if service.autoscaled else 'off'}"
 
 
-def _held(sessions: list[Sessions], deployment: str) -> tuple[int, int]:
-    chosen = [one for one in sessions if one.deployment == deployment]
-    return sum(one.held for one in chosen), sum(one.capacity for one in chosen)
-
-
 def _groups_table(service: RayService, pods: list[Pod], sessions: list[Sessions]) -> Table:
     from rich.table import Table
 
@@ -222,7 +213,8 @@ def _groups_table(service: RayService, pods: list[Pod], sessions: list[Sessions]
     )
     for group in service.groups:
         members = {pod.name for pod in pods if pod.group == group.name}
-        held, capacity = _held([one for one in sessions if one.pod in members], "Denoiser")
+        denoisers = [one for one in sessions if one.pod in members and one.deployment == "Denoiser"]
+        held, capacity = sum(one.held for one in denoisers), sum(one.capacity for one in denoisers)
         ready = sum(pod.ready for pod in pods if pod.group == group.name)
         table.add_row(
             group.name, group.pool or "-", str(ready), str(group.replicas), str(group.minimum), str(group.maximum),

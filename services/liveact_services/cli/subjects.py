@@ -29,10 +29,9 @@ class Subject:
         """What the block hears, [frames + 4, layers, dim]."""
         import torch
 
-        from liveact_models.timeline import AUDIO_REACH, block_frames
+        from liveact_models.timeline import block_feature_frames
 
-        frames = block_frames(block)
-        rows = torch.arange(frames.start - AUDIO_REACH, frames.stop + AUDIO_REACH)
+        rows = torch.tensor(block_feature_frames(block))
         return self.features[rows.clamp(min=0) % len(self.features)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,10 @@ class Kube:
             found = self._api("CoreV1Api").list_namespaced_pod(self.namespace, label_selector="ray.io/cluster")
         pods = [Pod.of(one) for one in found.items]
         return [pod for pod in pods if service is None or pod.cluster in service.clusters]
+
+    def workers(self, nodes: Collection[str]) -> list[Pod]:
+        """Ray pods on these nodes, of any service of the namespace, but for heads."""
+        return [pod for pod in self.pods() if pod.node in nodes and not pod.head]
 
     def nodes(self) -> list[Node]:
         """Every node."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from liveact_services.cluster.api import ClusterError, Kube
-from liveact_services.cluster.objects import Node, Pod
+from liveact_services.cluster.objects import Pod
 
 log = logging.getLogger(__name__)
 EVERY_S = 10
@@ -40,7 +40,7 @@ class Watcher:
         """
         nodes = [node for node in self.kube.nodes() if only in (None, node.name)]
         going = {node.name: why for node in nodes if (why := node.going(self.taints))}
-        here = [pod for pod in self.kube.pods() if pod.node in going and not pod.head]
+        here = self.kube.workers(going)
         self._tell({name: why for name, why in going.items() if any(pod.node == name for pod in here)})
         evicted = []
         for pod in here:
@@ -71,11 +71,6 @@ class Watcher:
             if self._known.get(name) != why:
                 self.told(f"node {name} is {why}: its workers leave")
         self._known = going
-
-
-def leaving(kube: Kube, node: Node) -> list[Pod]:
-    """Worker pods that are still on the node."""
-    return [pod for pod in kube.pods() if pod.node == node.name and not pod.head]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from liveact_models.config import DEFAULT_PROMPT
-from liveact_models.timeline import AUDIO_REACH, WINDOW_SLOTS, block_frames
+from liveact_models.timeline import WINDOW_SLOTS, block_feature_frames
 from liveact_services.conductor.stages import Codec, Features, Idle, Pacing, SessionSpec
 from liveact_services.denoiser.rank import Conditions
 
@@ -42,7 +42,7 @@ def warm_up(ranks: RankGroup, model: ModelConfig) -> float:
     ranks.open(spec, conditions)
     try:
         for block in range(BLOCKS):
-            rows = len(block_frames(block)) + 2 * AUDIO_REACH
+            rows = len(block_feature_frames(block))
             silence = np.zeros((rows, sizes.audio_blocks, sizes.audio_channels), np.float32)
             ranks.begin(SESSION, block, Features(silence, 0.0), None)
             while ranks.advance(SESSION) is None:

@@ -12,7 +12,7 @@ import typer
 
 from liveact_models.hardware import hardware
 from liveact_services.cli import options
-from liveact_services.cli.bench.denoise import WARM_UP_BLOCKS, figures, sized
+from liveact_services.cli.bench.blocks import WARM_UP_BLOCKS, add_times, figures, sized
 from liveact_services.cli.output import Output, note, stderr_console
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class DecodeTimes:
         title = f"decoder of {self.config.name} at {width}x{height} on {self.device}"
         table = Table("a block of 32 frames", "median", "lowest to highest", title=title, title_justify="left")
         for name, key in (("all frames", "block_ms"), ("the first four", "first_frames_ms")):
-            found = values[key]
-            table.add_row(name, f"{found['median']:.1f} ms", f"{found['min']:.1f} to {found['max']:.1f} ms")
+            add_times(table, name, values[key])
         table.add_section()
         table.add_row("frames a second", f"{values['fps']:.1f}", "")
         reached = f"{values['of_arithmetic']:.0%} of {self.ceiling:.3g}, measured here"

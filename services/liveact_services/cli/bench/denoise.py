@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import typer
 
 from liveact_models.hardware import hardware
 from liveact_services.cli import options
-from liveact_services.cli.exits import BadInput
+from liveact_services.cli.bench.blocks import WARM_UP_BLOCKS, add_times, figures, sized
 from liveact_services.cli.output import Output, note, stderr_console
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from liveact_models.released import ReleasedDenoiser
     from liveact_models.session import SessionState
 
-WARM_UP_BLOCKS = 3
-"""Blocks 0 and 1 fill the window, and from block 2 on every block costs the same."""
 FRAMES = 32
 """Video frames of a later block."""
 
@@ -93,10 +90,9 @@ class BlockTimes:
         width, height = self.size
         title = f"{self.config.name}, {values['layers']} layers at {width}x{height}, {self.dtype} on {self.device}"
         table = Table("a block of 32 frames", "median", "lowest to highest", title=title, title_justify="left")
-        for name, figures in (("ours", values["block_ms"]), ("released algorithm", values["released_block_ms"])):
-            if figures is not None:
-                spread = f"{figures['min']:.1f} to {figures['max']:.1f} ms"
-                table.add_row(name, f"{figures['median']:.1f} ms", spread)
+        for name, found in (("ours", values["block_ms"]), ("released algorithm", values["released_block_ms"])):
+            if found is not None:
+                add_times(table, name, found)
         table.add_section()
         if self.released_s:
             table.add_row("released / ours", f"{self.ratio:.2f}", "")
@@ -111,12 +107,6 @@ class BlockTimes:
 def _ratio(released: list[float], ours: list[float]) -> float:
     pairs = list(zip(released, ours, strict=False))
     return statistics.median(r / o for r, o in pairs) if pairs else float("nan")
-
-
-def figures(seconds: list[float]) -> dict[str, float]:
-    """Median, least and most in milliseconds."""
-    ms = sorted(1000 * s for s in seconds)
-    return {"median": round(statistics.median(ms), 2), "min": round(ms[0], 2), "max": round(ms[-1], 2)}
 
 
 class _Subject:
@@ -148,10 +138,9 @@ class _Subject:
         self.session = self.released.open(0, text, clip, reference)
 
     def audio(self, block: int) -> torch.Tensor:
-        from liveact_models.timeline import AUDIO_REACH, block_frames
+        from liveact_models.timeline import block_feature_frames
 
-        frames = len(block_frames(block)) + 2 * AUDIO_REACH
-        return self._random(frames, self.model.audio_blocks, self.model.audio_channels)
+        return self._random(len(block_feature_frames(block)), self.model.audio_blocks, self.model.audio_channels)
 
     def timed(self, work: Callable[[], Any]) -> tuple[float, float | None]:
         """Seconds of the device, and of the processor where that is the device."""
@@ -234,17 +223,3 @@ def denoise(
     output = Output(json)
     output.show(times.table())
     output.result(times.to_dict())
-
-
-def sized(preset: str, size: str | None, layers: int | None) -> tuple[ModelConfig, tuple[int, int]]:
-    """The preset with so many of its layers, and the picture's size: any multiples of 16, also one that it does not serve."""
-    from liveact_models import config as configs
-
-    chosen = configs.preset(preset)
-    width, height = options.parse_size(size)
-    width, height = (width, height) if width or height else chosen.limits.default
-    if width % 16 or height % 16 or not (width and height):
-        raise BadInput(f"size {width}x{height}: accepted are multiples of 16")
-    model = dataclasses.replace(chosen.transformer, num_layers=layers or chosen.transformer.num_layers)
-    limits = dataclasses.replace(chosen.limits, minimum=16, maximum=max(width, height), max_pixels=width * height)
-    return dataclasses.replace(chosen, transformer=model, limits=limits), (width, height)

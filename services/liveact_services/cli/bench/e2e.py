@@ -27,7 +27,6 @@ OWN = ("sessions.max_utilisation=100",)
 """The service's own admission would stop where a device is full by its measure; here the blocks themselves say where that is."""
 APART_S = 0.4
 """Between two clients' beginnings, so that they do not all want their blocks at once."""
-IN_TIME = 0.99
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,9 @@ class Row:
     @property
     def in_time(self) -> float:
         """Share of the blocks of which every frame came before it was due."""
-        blocks = sum(len(caller.blocks) for caller in self.callers)
-        return 1 - sum(len(caller.late) for caller in self.callers) / blocks if blocks else 0.0
+        from liveact_services.cli.bench.load.offer import in_time
+
+        return in_time(self.callers) or 0.0
 
     @property
     def errors(self) -> list[str]:
@@ -49,6 +49,8 @@ class Row:
 
     @property
     def carried(self) -> bool:
+        from liveact_services.cli.bench.load.simulated import IN_TIME
+
         return not self.errors and self.in_time >= IN_TIME
 
     def to_dict(self) -> dict[str, Any]:

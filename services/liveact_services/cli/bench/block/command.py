@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from liveact_services.cli import options
-from liveact_services.cli.bench.denoise import WARM_UP_BLOCKS, sized
+from liveact_services.cli.bench.blocks import WARM_UP_BLOCKS, sized
 from liveact_services.cli.output import Output, note, stderr_console
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def measure(subject: BlockSubject, blocks: int, threads: int) -> BlockFigures:
     overlapped = subject.overlapped(WARM_UP_BLOCKS + blocks)[WARM_UP_BLOCKS:]
     engine = subject.engine
     ceilings = measure_ceilings(subject.device, engine.matrix_dtype)
-    weights = sum(tensor.nbytes for tensor in subject.denoiser.transformer.state_dict().values())
+    weights = _nbytes(subject.denoiser.transformer)
     return BlockFigures(
         subject.config, subject.size, str(subject.device), subject.choices.describe(), threads, seconds, in_series,
         overlapped, ceilings, _parts(subject, seconds, ceilings), subject.state.memory_bytes, weights,

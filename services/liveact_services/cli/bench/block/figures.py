@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from liveact_models.hardware import hardware
-from liveact_services.cli.bench.denoise import figures
+from liveact_services.cli.bench.blocks import add_times, figures, significant
+from liveact_services.config import SessionLimits
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     from liveact_services.cli.bench.block.roofline import Part
     from liveact_services.cli.bench.block.subject import PartSeconds
 
-MAX_UTILISATION = 0.85
-"""The service's default bound on a device's time."""
+MAX_UTILISATION = SessionLimits().max_utilisation
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class BlockFigures:
     """What was measured of a later block."""
 
@@ -60,7 +60,7 @@ class BlockFigures:
             "sessions_at_realtime": math.floor(MAX_UTILISATION * video_s / self.period_s),
             "first_frame_ms": figures(self.seconds.first_frame),
             "parts": [part.to_dict() for part in self.parts],
-            "ceilings": {"tflop_per_s": round(self.ceilings.tflop_per_s, 3), "gb_per_s": round(self.ceilings.gb_per_s, 2)},
+            "ceilings": {name: significant(value) for name, value in dataclasses.asdict(self.ceilings).items()},
             "session_mib": round(self.state_bytes / 2**20, 2), "transformer_mib": round(self.weights_bytes / 2**20, 2),
             "torch": torch.__version__, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "hardware": hardware(),
         }  # fmt: skip
@@ -75,8 +75,7 @@ class BlockFigures:
             ("one part after the other", "in_series_ms"), ("decoding beside denoising", "overlapped_ms"),
             ("first encoded frame after its sound", "first_frame_ms"),
         ):  # fmt: skip
-            found = values[key]
-            block.add_row(name, f"{found['median']:.1f} ms", f"{found['min']:.1f} to {found['max']:.1f} ms")
+            add_times(block, name, values[key])
         block.add_section()
         factor, bound = f"realtime factor {values['realtime_factor']}", f"at {MAX_UTILISATION:.0%} of the device"
         block.add_row("frames a second, overlapped", f"{values['fps']:.2f}", factor)

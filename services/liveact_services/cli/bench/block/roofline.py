@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from liveact_models.ceilings import Ceilings
+from liveact_services.cli.bench.blocks import significant
 
 NEAR = 0.5
 """A part that reaches less of either ceiling is bound by neither."""
@@ -40,8 +41,8 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "part": self.name, "ms": round(1000 * self.seconds, 3), "tflop": round(self.tflop, 6),
-            "tflop_per_s": round(self.tflop / self.seconds, 4) if self.seconds else None,
-            "gb_per_s": round(self.gigabytes / self.seconds, 3) if self.seconds else None,
-            "of_arithmetic": round(self.of_arithmetic, 4), "of_memory": round(self.of_memory, 4), "bound": self.bound,
+            "part": self.name, "ms": round(1000 * self.seconds, 3), "tflop": significant(self.tflop),
+            "tflop_per_s": significant(self.tflop / self.seconds) if self.seconds else None,
+            "gb_per_s": significant(self.gigabytes / self.seconds) if self.seconds else None,
+            "of_arithmetic": significant(self.of_arithmetic), "of_memory": significant(self.of_memory), "bound": self.bound,
         }  # fmt: skip

@@ -15,11 +15,11 @@ import torch
 from liveact_models.ceilings import seconds_of
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.denoiser import BlockDenoiser
-from liveact_models.engine import Choices, Engine, load_transformer
-from liveact_models.timeline import AUDIO_REACH, AUDIO_WINDOW_FRAMES, FRAMES_PER_LATENT, block_frames
+from liveact_models.engine import Engine, load_transformer
+from liveact_models.timeline import AUDIO_WINDOW_FRAMES, FRAMES_PER_LATENT, block_feature_frames
 from liveact_models.vae import to_rgb
 from liveact_services.conductor.stages import Codec
-from liveact_services.vae_decoder.encoding import FrameEncoder, frame_encoder
+from liveact_services.vae_decoder.encoding import frame_encoder
 
 if TYPE_CHECKING:
     from liveact_models.config import ModelConfig
@@ -58,8 +58,6 @@ class BlockSubject:
         self._draw = torch.Generator().manual_seed(0)
         self.restart()
 
-    choices: Choices
-
     def restart(self) -> None:
         """Another session, before its first block."""
         model, (width, height) = self.config.transformer, self.size
@@ -79,10 +77,7 @@ class BlockSubject:
 
         def listen() -> None:
             nonlocal features
-            frames = len(block_frames(block)) + 2 * AUDIO_REACH
-            features = self.audio_encoder.encode(sound, AUDIO_WINDOW_FRAMES)[:frames].to(
-                self.denoiser.transformer.dtype
-            )
+            features = self._features(sound, block)
 
         audio_s = seconds_of(self.device, listen)
         latents = torch.empty(0)
@@ -94,7 +89,7 @@ class BlockSubject:
         with self._layers_timed(seconds):
             denoise_s = seconds_of(self.device, denoise)
         decode_s = encode_s = first_s = 0.0
-        for decoded, encoded in self._shown(latents, self._cache, self._encoder):
+        for decoded, encoded in self._shown(latents):
             decode_s, encode_s = decode_s + decoded, encode_s + encoded
             first_s = first_s or time.perf_counter() - began - encoded * (1 - 1 / FRAMES_PER_LATENT)
         if seconds is not None:
@@ -112,9 +107,8 @@ class BlockSubject:
             shown: Future[None] | None = None
             began = time.perf_counter()
             for _ in range(blocks + 1):
-                block, frames = self.state.block, len(block_frames(self.state.block)) + 2 * AUDIO_REACH
-                features = self.audio_encoder.encode(self._sound(), AUDIO_WINDOW_FRAMES)[:frames]
-                latents = self.denoiser.denoise(self.state, block, features.to(self.denoiser.transformer.dtype))
+                block = self.state.block
+                latents = self.denoiser.denoise(self.state, block, self._features(self._sound(), block))
                 if self.device.type == "cuda":
                     torch.cuda.current_stream(self.device).synchronize()
                 if shown is not None:
@@ -130,12 +124,16 @@ class BlockSubject:
     def _show(self, latents: torch.Tensor) -> None:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         with torch.cuda.stream(stream):  # type: ignore[no-untyped-call]
-            for _ in self._shown(latents, self._cache, self._encoder):
+            for _ in self._shown(latents):
                 pass
 
-    def _shown(self, latents: torch.Tensor, cache: Any, encoder: FrameEncoder) -> Iterator[tuple[float, float]]:
+    def _features(self, sound: torch.Tensor, block: int) -> torch.Tensor:
+        frames = len(block_feature_frames(block))
+        return self.audio_encoder.encode(sound, AUDIO_WINDOW_FRAMES)[:frames].to(self.denoiser.transformer.dtype)
+
+    def _shown(self, latents: torch.Tensor) -> Iterator[tuple[float, float]]:
         """Decode and encode a latent frame at a time; gives the seconds of either."""
-        frames = self.decoder.decode_stream(latents.float(), cache)
+        frames = self.decoder.decode_stream(latents.float(), self._cache)
         while True:
             began = time.perf_counter()
             part = next(frames, None)
@@ -144,7 +142,7 @@ class BlockSubject:
             pictures = to_rgb(part).cpu().numpy()
             decoded = time.perf_counter()
             for picture in pictures:
-                encoder.encode(picture, self._frames, key=self._frames == 0)
+                self._encoder.encode(picture, self._frames, key=self._frames == 0)
                 self._frames += 1
             yield decoded - began, time.perf_counter() - decoded
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from liveact_models.hardware import hardware
-from liveact_services.cli.bench.load.offer import Caller, Offer
+from liveact_services.cli.bench.load.offer import Caller, Offer, in_time
 from liveact_services.cli.bench.load.simulated import IN_TIME, RIGHT
 from liveact_services.cli.exits import CheckFailed
 from liveact_services.cli.output import note
@@ -50,7 +50,8 @@ class LiveRow:
     @property
     def in_time(self) -> float:
         """Share of the blocks of which every frame came before it was due."""
-        return 1 - sum(len(caller.late) for caller in self.callers) / self.blocks if self.blocks else 1.0
+        share = in_time(self.callers)
+        return 1.0 if share is None else share
 
     @property
     def came_back(self) -> list[Caller]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -141,3 +141,10 @@ class Caller:
         self.spoke = time.perf_counter()
         await stream.speak(voice, pace="realtime")
         await stream.close()
+
+
+def in_time(callers: Iterable[Caller]) -> float | None:
+    """Share of their blocks of which every frame came before it was due; None where there were none."""
+    seen = list(callers)
+    blocks = sum(len(caller.blocks) for caller in seen)
+    return 1 - sum(len(caller.late) for caller in seen) / blocks if blocks else None
