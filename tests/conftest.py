@@ -44,6 +44,12 @@ def serving(config: ServiceConfig) -> Iterator[Service]:
         running.stop()
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Random tensors are the same in every run, whichever tests run before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The whole service with the tiny model, its timers shortened so that timing out can be tested."""
