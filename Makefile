@@ -63,8 +63,9 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(STAMP)  ## generate the Python stubs beside the .proto
-	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/liveact/v1/avatar.proto
+protos: $(STAMP)  ## generate the Python stubs beside each .proto
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos \
+		protos/liveact/v1/avatar.proto protos/liveact/vault/v1/vault.proto
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from conftest import Service, pcm16, tone
 from liveact.v1 import avatar_pb2 as pb
 from liveact.v1 import avatar_pb2_grpc
-from liveact_services.client.client import CHANNEL_OPTIONS
+from liveact_services.client.line import OPTIONS
 from liveact_services.errors import REASONS, ClientError, Kind, from_rpc_error
 
 SECOND = pcm16(tone(1.0))
@@ -187,7 +187,7 @@ class Peer:
     """A client that checks nothing."""
 
     def __init__(self, address: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self.stub = avatar_pb2_grpc.AvatarServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 

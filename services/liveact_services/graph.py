@@ -52,7 +52,7 @@ def build(config: ServiceConfig, redis_url: str) -> serve.Application:
     def stage(cls: type, options: StageConfig) -> DeploymentHandle:
         return _deployment(config, cls, options, Role.FOLLOWS).bind(config)  # type: ignore[return-value]
 
-    vault: Any = _deployment(config, Vault, config.vault, Role.FOLLOWS, router=VaultRouter).bind(config)
+    vault: Any = _deployment(config, Vault, config.vault, Role.FOLLOWS, router=VaultRouter).bind(config, redis_url)
 
     def denoiser(pool: str, options: StageConfig) -> DeploymentHandle:
         room = config.sessions.max_sessions

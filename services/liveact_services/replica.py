@@ -120,6 +120,13 @@ def replica_id() -> str:
     return serve.get_replica_context().replica_id.unique_id
 
 
+def node_address() -> str:
+    """The IP address by which other nodes reach this one."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
 def pick_device(wanted: str, num_gpus: float) -> torch.device:
     """The device of that name; "auto" is the GPU where the deployment has one. Raises `ConfigError` when CUDA is not there."""
     import torch

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypeVar, overload
 
 import grpc
 
 from liveact.v1 import avatar_pb2 as pb2
-from liveact.v1 import avatar_pb2_grpc as pb2_grpc
+from liveact_services.client.line import Line
 from liveact_services.client.resuming import Outage, ResumePolicy
 from liveact_services.client.session import AvatarSession
 from liveact_services.client.stream import AvatarStream
@@ -18,21 +19,11 @@ from liveact_services.errors import ClientError, from_rpc_error
 
 TOKEN_VARIABLE = "LIVEACT_TOKEN"
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # A server that comes back is found within seconds; gRPC alone would wait for up to two minutes between attempts.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 5000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1000),
-)
-"""No keepalive: the proxy answers client pings on an idle stream with GOAWAY."""
-
 Answer = TypeVar("Answer")
 
 
 class AvatarClient:
-    """One channel to a service. Use it as an async context manager.
+    """A connection to a service. Use it as an async context manager.
 
     `target` is "host:port"; `credentials` turn TLS on; `metadata` goes with every call. `token`, an API key or JWT, says who
     calls; without one, and without credentials in `metadata`, it is the environment's LIVEACT_TOKEN, if there is one.
@@ -51,11 +42,7 @@ class AvatarClient:
     ) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
-        self._stub = pb2_grpc.AvatarServiceStub(self._channel)
+        self._line = Line(target, credentials)
         self._metadata = (*metadata, *_authorization(token, metadata))
         self._closed = False
 
@@ -69,7 +56,7 @@ class AvatarClient:
         """Close the channel; open streams end and their sessions wait to be resumed, by another client."""
         # First of all: a session that loses its call by this must not open another.
         self._closed = True
-        await self._channel.close()
+        await self._line.close()
 
     def session(
         self,
@@ -150,37 +137,40 @@ class AvatarClient:
     async def create_avatar(self, image: bytes, display_name: str = "") -> pb2.Avatar:
         """Prepare a portrait (PNG, JPEG or WebP) once, to be named in later configs. Raises `ClientError`."""
         request = pb2.CreateAvatarRequest(image=image, display_name=display_name)
-        return (await self._call(self._stub.CreateAvatar, request)).avatar
+        return (await self._call(self._line.stub.CreateAvatar, request)).avatar
 
     async def list_avatars(self) -> list[pb2.Avatar]:
         """The caller's avatars, newest first. Raises `ClientError`."""
-        return list((await self._call(self._stub.ListAvatars, pb2.ListAvatarsRequest())).avatars)
+        return list((await self._call(self._line.stub.ListAvatars, pb2.ListAvatarsRequest())).avatars)
 
     async def delete_avatar(self, name: str) -> None:
         """Forget "avatars/{id}". Raises `ClientError`."""
-        await self._call(self._stub.DeleteAvatar, pb2.DeleteAvatarRequest(name=name))
+        await self._call(self._line.stub.DeleteAvatar, pb2.DeleteAvatarRequest(name=name))
 
     async def get_session(self, name: str) -> pb2.Session:
         """The record of "sessions/{id}". Raises `ClientError`."""
-        return (await self._call(self._stub.GetSession, pb2.GetSessionRequest(name=name))).session
+        return (await self._call(self._line.stub.GetSession, pb2.GetSessionRequest(name=name))).session
 
     async def list_sessions(self) -> list[pb2.Session]:
         """The caller's sessions, newest first. Raises `ClientError`."""
-        return list((await self._call(self._stub.ListSessions, pb2.ListSessionsRequest())).sessions)
+        return list((await self._call(self._line.stub.ListSessions, pb2.ListSessionsRequest())).sessions)
 
     async def delete_session(self, name: str) -> None:
         """Close "sessions/{id}", streaming or detached. Raises `ClientError`."""
-        await self._call(self._stub.DeleteSession, pb2.DeleteSessionRequest(name=name))
+        await self._call(self._line.stub.DeleteSession, pb2.DeleteSessionRequest(name=name))
 
     async def server_info(self) -> pb2.GetServerInfoResponse:
         """What the server runs and accepts. Raises `ClientError`."""
-        return await self._call(self._stub.GetServerInfo, pb2.GetServerInfoRequest())
+        return await self._call(self._line.stub.GetServerInfo, pb2.GetServerInfoRequest())
 
     def _open(self, config: pb2.SessionConfig, auto_ack: bool) -> AvatarStream:
         if self._closed:
             raise ClientError(grpc.StatusCode.FAILED_PRECONDITION, "the client was closed: open another one")
-        call = self._stub.StreamAvatar(metadata=self._metadata)
-        return AvatarStream(call, config, auto_ack=auto_ack, admission_s=self._timeout_s)
+        line, number = self._line, self._line.number
+        call = line.stream(self._metadata)
+        # A server that is to be left keeps this connection open, and would be reached over it again.
+        leave = partial(line.redial, number)
+        return AvatarStream(call, config, auto_ack=auto_ack, admission_s=self._timeout_s, leave=leave)
 
     async def _call(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         try:

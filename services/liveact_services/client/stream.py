@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -32,8 +33,11 @@ class AvatarStream(Conversation):
         *,
         auto_ack: bool,
         admission_s: float | None = None,
+        leave: Callable[[], None] = lambda: None,
     ) -> None:
+        """`leave`: called when the server is to be left, so that other calls do not go to it."""
         super().__init__()
+        self._leave = leave
         self._admission_s = admission_s
         self._call = call
         self._config = config
@@ -135,6 +139,8 @@ class AvatarStream(Conversation):
                 self._receive(response)
         except grpc.aio.AioRpcError as error:
             self._failure = from_rpc_error(error)
+            if self._failure.reason == "SHUTTING_DOWN":
+                self._leave()
         finally:
             self._received.put_nowait(None)
             self._finish()
@@ -156,6 +162,8 @@ class AvatarStream(Conversation):
             return
         if kind == "event" and payload.type == pb2.EVENT_TYPE_READY:
             self._became_ready()
+        elif kind == "event" and payload.type == pb2.EVENT_TYPE_GOING_AWAY:
+            self._leave()
         self._received.put_nowait((payload, time.perf_counter()))
 
     def _became_ready(self) -> None:

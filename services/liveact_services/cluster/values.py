@@ -270,7 +270,7 @@ class Values(Strict):
     """Environment of every Ray container, as Kubernetes writes it. LIVEACT_... fields lie under `config`."""
     config: dict[str, Any] = {}
     """The service's own configuration, the fields of `liveact config show`. Not here: `checkpoint` (see `weights`), `tenants`,
-    `redis_url`, `data_dir`, `host` and the ports, which the chart sets."""
+    `redis_url`, `data_dir`, `cluster`, `host` and the ports, which the chart sets."""
     weights: Weights = Weights()
     tenants: Tenants = Tenants()
     redis: Redis = Redis()

@@ -97,6 +97,9 @@ class LocalStages:
     async def keep(self) -> None:
         """Nothing forgets it here."""
 
+    async def pack(self) -> None:
+        """Nothing outlives this process."""
+
     async def close(self) -> None:
         """Forget the session; a block under way is given up."""
         self._denoising.close()

@@ -30,6 +30,8 @@ LOOK_S = 0.5
 """How often it is looked at whether a replica leaves."""
 DELIVERY_S = 3.0
 """How long a session that is to leave waits for the block that is coming: what the client then has hides the move."""
+PACKING_S, PACKED_LOOK_S = 5.0, 0.1
+"""How long a session that goes to another cluster waits for its exports, and how often it looks for them."""
 AGAIN_S, MAX_AGAIN_S = 1.0, 8.0
 """After a move for which there was no place; doubled each time."""
 
@@ -92,6 +94,18 @@ class MovingStages(ResilientStages):
             with suppress(PartLost):
                 if self._rests and not await self._in_time(self._graph.exports(part, self._session)):
                     await self._handed_over(part, replica, self._stay)
+
+    async def pack(self) -> None:
+        """Have both parts exported, and wait until they are, but not for long: older exports cost more, and serve too."""
+        newest = self._newest
+        self.protect()
+        with suppress(TimeoutError, PartLost):
+            async with asyncio.timeout(PACKING_S):
+                while self._export_blocks and not all([await self._exported(part, newest) for part in Part]):
+                    await asyncio.sleep(PACKED_LOOK_S)
+
+    async def _exported(self, part: Part, block: int) -> bool:
+        return max(await self._graph.exports(part, self._session), default=-1) >= block
 
     @property
     def _may_send(self) -> bool:

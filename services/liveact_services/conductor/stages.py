@@ -170,6 +170,9 @@ class Stages(Protocol):
     async def keep(self) -> None:
         """Say that a session without blocks is still wanted. Raises what `submit` would when it is held no more."""
 
+    async def pack(self) -> None:
+        """Have the session's value, as it is about now, be where another cluster finds it; not for longer than a moment."""
+
     async def close(self) -> None:
         """Forget the session everywhere."""
 

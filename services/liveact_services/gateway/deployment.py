@@ -21,6 +21,7 @@ from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
 from liveact_services.gateway.call_meter import StreamCall, refused
 from liveact_services.gateway.catalogue import Catalogue
+from liveact_services.gateway.departure import Departure
 from liveact_services.gateway.health import Health
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
@@ -44,6 +45,7 @@ from liveact_services.sessions import (
     Sweeper,
     names,
 )
+from liveact_services.sessions.clusters import Clusters
 from liveact_services.sessions.tokens import new_resume_token, token_hash
 from liveact_services.tenants import Access, Caller, Quotas
 
@@ -89,6 +91,7 @@ class Gateway(Health):
         self._live: dict[str, LiveSession] = {}
         self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
+        self._departure = Departure(Clusters(database), config.of_cluster, self._live.values)
         self._started_at = time.time()
         self._warm = False
         work = [
@@ -96,6 +99,7 @@ class Gateway(Health):
             Sweeper(self._store).run(),
             self._recheck(),
             self._leave(),
+            self._departure.run(),
             self._measure(),
             *([directory.run()] if directory else []),
         ]

@@ -138,7 +138,22 @@ class LiveSession:
         """
         if not is_about_credential(error):
             self.fail(error)
-        elif self._attached and not self.over:
+        else:
+            self._break_off(error)
+
+    @property
+    def moveable(self) -> bool:
+        """Whether there is a client that could go on elsewhere."""
+        return self.is_ready and self._attached and not self.over
+
+    async def depart(self, error: ServiceError) -> None:
+        """Have the client resume elsewhere, from as late a value as can be: it is told, and its stream ends with this."""
+        self.going_away(error.message)
+        await self._stages.pack()
+        self._break_off(error)
+
+    def _break_off(self, error: ServiceError) -> None:
+        if self._attached and not self.over:
             self._outbox.break_off(error)
 
     def resume(self, next_frame: int, caller: Caller = ANYBODY) -> int:
@@ -208,9 +223,9 @@ class LiveSession:
         assert self._end is not None
         await self._end
 
-    def going_away(self) -> None:
-        """Tell the client that this server stops."""
-        self._emit(Event(Happening.GOING_AWAY, message="this server stops"))
+    def going_away(self, why: str = "this server stops") -> None:
+        """Tell the client."""
+        self._emit(Event(Happening.GOING_AWAY, message=why))
 
     def _hear(self, chunk: pb.AudioChunk) -> None:
         self._require_ready("audio")

@@ -38,6 +38,8 @@ class _Held:
     """When it was last put, got or asked about."""
     attempt: int = 0
     """The newest on whose behalf somebody came."""
+    taken: bool = False
+    """Whether that one went on from here at another Vault: what is held is out of date then."""
     floor: int = 0
     parts: dict[Part, dict[int, bytes]] = field(default_factory=dict)
     pages: dict[str, bytes] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class _Held:
         self.pages = pages
 
     def clear(self) -> None:
-        self.parts, self.pages, self.nbytes, self.floor = {}, {}, 0, 0
+        self.parts, self.pages, self.nbytes, self.floor, self.taken = {}, {}, 0, 0, False
 
 
 class Shelf:
@@ -154,6 +156,23 @@ class Shelf:
             return {}
         held.used = self._now()
         return dict(held.pages)
+
+    def take(self, session: str, attempt: int) -> dict[str, bytes]:
+        """`read` for an owner at another Vault: what is held stays to be fetched, and is out of date from now on."""
+        pages = self.read(session, attempt)
+        if (held := self._sessions.get(session)) is not None:
+            held.taken = True
+        return pages
+
+    def standing(self, session: str) -> tuple[int, bool]:
+        """The newest attempt on whose behalf somebody came, and whether it went on elsewhere."""
+        held = self._sessions.get(session)
+        return (0, False) if held is None else (held.attempt, held.taken)
+
+    def empty(self, session: str) -> None:
+        """Drop what is held of the session, which goes on from what another Vault holds."""
+        if (held := self._sessions.get(session)) is not None:
+            self._settle(session, held, held.clear)
 
     def drop_page(self, session: str, name: str) -> None:
         """Forget one page; one that is not held is no error."""

@@ -24,8 +24,7 @@ class Forwarder:
     """
 
     def __init__(self, target: str, budget: Callable[[], int | None] = lambda: None) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
+        self.lead(target)
         self._budget = budget
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -53,6 +52,11 @@ class Forwarder:
         """Where clients connect to."""
         assert self._server is not None
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def lead(self, target: str) -> None:
+        """Pass new connections on to this target; those there are go on to theirs."""
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
 
     def cut(self) -> bool:
         """Break every connection there is; whether there was one."""

@@ -1,0 +1,57 @@
+"""Whole clusters on this machine, each a process of `liveact serve` with a Ray of its own, that share a Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+START_S = 240.0
+
+
+class LocalCluster:
+    """One cluster: starting until `address` is known, or until it has failed."""
+
+    def __init__(self, name: str, redis_url: str, folder: Path, **settings: Any) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        self.address = ""
+        """host:port once it serves."""
+        self.metrics = ""
+        words = [
+            f"--set={key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in settings.items()
+        ]
+        environment = {**os.environ, "RAY_CLUSTER_NAME": name, "LIVEACT_HTTP_PORT": "0"}
+        self._err = self.log.open("w")
+        self._process = subprocess.Popen(
+            [
+                sys.executable, "-m", "liveact_services.cli.main", "serve", "--port=0", f"--redis-url={redis_url}", "--json",
+                f"--data-dir={folder}", *words,
+            ],
+            stdout=subprocess.PIPE, stderr=self._err, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            self.address = json.loads(line)["grpc"]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process.poll() not in (None, 0)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._err.close()
