@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from kmock import KubernetesEmulator, KubernetesError, Server
 from kubernetes import client
+from typer.testing import CliRunner
 
+from liveact_services.cli.main import app
 from liveact_services.cluster.api import Kube
 
 NAMESPACE = "avatars"
@@ -31,7 +37,7 @@ class FakeCluster:
         """Whether a disruption budget lets a pod go."""
         self.lingers = False
         """Whether an evicted pod stays for its preStop."""
-        self.metrics: dict[str, str] = {}
+        self.metrics: dict[str, str | Callable[[], str]] = {}
         """What a pod's metrics port answers; a pod that is not here does not."""
         self.dashboard: Callable[[str, dict[str, str], str], bytes] | None = None
         """(path, query, token) -> what Ray's dashboard answers."""
@@ -47,21 +53,42 @@ class FakeCluster:
     def get(self, kind: str, name: str, namespace: str | None = NAMESPACE) -> dict[str, Any]:
         return self._now(lambda: dict(self._api.objects[kind, namespace, name].last.raw))
 
+    def status(self, kind: str, name: str, status: dict[str, Any]) -> None:
+        """What an operator writes: the object's other half is whoever else's."""
+
+        def write() -> None:
+            self._api.objects[kind, NAMESPACE, name].patch({"status": None})
+            self._api.objects[kind, NAMESPACE, name].patch({"status": status})
+
+        self._now(write)
+
     def remove(self, pod: str) -> None:
-        self._now(lambda: self._api.objects["v1/pods", NAMESPACE, pod].delete())
+        self.delete("v1/pods", pod)
+
+    def delete(self, kind: str, name: str) -> None:
+        self._now(lambda: self._api.objects[kind, NAMESPACE, name].delete())
 
     def node(self, name: str, **spec: Any) -> None:
         self.put(
             "v1/nodes", name, {"spec": spec, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}, None
         )
 
-    def pod(self, name: str, node: str, group: str = "gpu", head: bool = False, cluster: str = ACTIVE) -> None:
+    def pod(
+        self,
+        name: str,
+        node: str,
+        group: str = "gpu",
+        head: bool = False,
+        cluster: str = ACTIVE,
+        ready: bool = True,
+        **status: Any,
+    ) -> None:
         labels = {"ray.io/cluster": cluster, "ray.io/group": group, "ray.io/node-type": "head" if head else "worker"}
         containers = [{"name": "ray", "image": "x"}]
         self.put(
             "v1/pods", name,
             {"metadata": {"labels": labels}, "spec": {"nodeName": node, "containers": containers},
-             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}},
+             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], **status}},
         )  # fmt: skip
 
     def service(self, name: str = SERVICE, autoscaled: bool = False, **status: Any) -> None:
@@ -95,9 +122,9 @@ class FakeCluster:
         target, _, path = str(request.url.path).split(f"/namespaces/{NAMESPACE}/")[1].partition("/proxy/")
         kind, _, name = target.partition("/")
         if kind == "pods":
-            if (text := self.metrics.get(name.removesuffix(":8080"))) is None:
+            if (told := self.metrics.get(name.removesuffix(":8080"))) is None:
                 raise KubernetesError(503, message="no endpoints available")
-            return text.encode()
+            return (told if isinstance(told, str) else told()).encode()
         if self.dashboard is None:
             raise KubernetesError(503, message="no endpoints available")
         return self.dashboard(path, dict(request.url.query), request.headers.get("X-Ray-Authorization", ""))
@@ -117,7 +144,7 @@ def fake_cluster() -> Iterator[FakeCluster]:
 
     async def serve() -> None:
         async with KubernetesEmulator() as api, Server(api) as server:
-            for kind in ("v1/nodes", "v1/pods", "v1/secrets", "ray.io/v1/rayservices"):
+            for kind in ("v1/nodes", "v1/pods", "v1/secrets", "ray.io/v1/rayservices", "ray.io/v1/rayclusters"):
                 api.resources[kind] = {}
             fake = FakeCluster(api, asyncio.get_running_loop(), str(server.url).rstrip("/"))
 
@@ -144,3 +171,35 @@ def fake_cluster() -> Iterator[FakeCluster]:
     finally:
         stop.set()
         thread.join(10)
+
+
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    with fake_cluster() as fake:
+        yield fake
+
+
+def kubeconfig(cluster: FakeCluster, path: Path) -> Path:
+    """A file by which commands reach that server."""
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
+        "users": [{"name": "u", "user": {"token": "secret-token"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def run(cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command with a kubeconfig of that server."""
+    path = kubeconfig(cluster, tmp_path / "kubeconfig")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+    def invoke(*words: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(app, ["cluster", *words])
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout.splitlines()[-1]) if "--json" in words else done.output
+
+    return invoke

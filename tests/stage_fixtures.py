@@ -119,6 +119,12 @@ class ScriptedStages:
     def let_go(self) -> None:
         pass
 
+    async def pack(self) -> None:
+        pass
+
+    async def release(self) -> None:
+        pass
+
     def protect(self) -> None:
         pass
 

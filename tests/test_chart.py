@@ -272,7 +272,7 @@ def test_the_clip_of_helm_test_is_in_the_images() -> None:
         assert f"{container['workingDir']}/examples" in text
 
 
-def test_the_watcher_may_see_nodes_and_evict_here_and_nothing_else() -> None:
+def test_the_watcher_may_see_nodes_and_clusters_and_evict_here_and_nothing_else() -> None:
     things = objects(None)
     rules = {kind: one(things, kind, "watcher")["rules"] for kind in ("Role", "ClusterRole")}
     assert rules == {

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from kube_fixtures import ACTIVE, NAMESPACE, SERVICE, FakeCluster, fake_cluster
-from liveact_services.cli.main import app
+from kube_fixtures import ACTIVE, NAMESPACE, SERVICE, FakeCluster
 from liveact_services.cluster.api import ClusterError
 from liveact_services.cluster.objects import LEAVING_TAINTS, Node, RayService
 from liveact_services.cluster.watch import Watcher
+
+pytest_plugins = ["kube_fixtures"]
 
 METRICS = """# HELP ray_liveact_held_sessions Sessions that a replica holds.
 # TYPE ray_liveact_held_sessions gauge
@@ -28,33 +27,6 @@ ray_liveact_held_sessions{deployment="VaeDecoder",replica="c",pool="default"} 3.
 ray_liveact_session_capacity{deployment="Denoiser",replica="a",pool="default"} 4.7
 ray_liveact_session_capacity{deployment="Denoiser",replica="b",pool="default"} 4.2
 """
-
-
-@pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    with fake_cluster() as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The command with a kubeconfig of that server."""
-    path = tmp_path / "kubeconfig"
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "here",
-        "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
-        "users": [{"name": "u", "user": {"token": "secret-token"}}],
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(config))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-
-    def invoke(*words: str, code: int = 0) -> Any:
-        done = CliRunner().invoke(app, ["cluster", *words])
-        assert done.exit_code == code, done.output
-        return json.loads(done.stdout.splitlines()[-1]) if "--json" in words else done.output
-
-    return invoke
 
 
 # ---- status

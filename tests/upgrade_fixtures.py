@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 from typing import Any
+
+from liveact_services.service import free_port
 
 START_S = 240.0
 
@@ -21,11 +24,12 @@ class LocalCluster:
         self.name, self.log = name, folder / f"{name}.log"
         self.address = ""
         """host:port once it serves."""
-        self.metrics = ""
+        self._metrics = free_port()
+        settings = {**settings, "telemetry.metrics_port": self._metrics}
         words = [
             f"--set={key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in settings.items()
         ]
-        environment = {**os.environ, "RAY_CLUSTER_NAME": name, "LIVEACT_HTTP_PORT": "0"}
+        environment = {**os.environ, "LIVEACT_CLUSTER": name, "LIVEACT_HTTP_PORT": "0"}
         self._err = self.log.open("w")
         self._process = subprocess.Popen(
             [
@@ -41,6 +45,17 @@ class LocalCluster:
         line = self._process.stdout.readline()
         if line:
             self.address = json.loads(line)["grpc"]
+
+    def status(self) -> tuple[str, str]:
+        """As Serve's status of the application, and why."""
+        if self.failed:
+            return "DEPLOY_FAILED", self.log.read_text().strip().splitlines()[-1]
+        return ("RUNNING" if self.address else "DEPLOYING"), ""
+
+    def metrics(self) -> str:
+        """What Prometheus would scrape."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     @property
     def failed(self) -> bool:

@@ -222,8 +222,8 @@ class ServiceConfig(BaseSettings):
     redis_url: str | None = None
     """redis://..., rediss://... or either by way of Sentinel (`sessions/address.py`); none: an embedded Valkey."""
     cluster: str = ""
-    """How the cluster is called among those that serve with the same Redis, between which sessions can go; empty: as KubeRay
-    calls it (RAY_CLUSTER_NAME), and outside of one nothing."""
+    """How this cluster is called among those that serve with the same Redis, between which sessions can go; the chart takes
+    KubeRay's name for it."""
     data_dir: Path = Path(".liveact")
     """Where the embedded Valkey keeps its files."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 20
@@ -252,11 +252,6 @@ class ServiceConfig(BaseSettings):
     environment variable that holds the YAML; none: everybody, as one tenant without quotas."""
     pools: dict[Slug, DenoiserConfig] = {}
     """Denoisers set aside for tenants, by name, each a deployment of its own; `denoiser` is the pool "default"."""
-
-    @property
-    def of_cluster(self) -> str:
-        """The cluster's name, where it has one."""
-        return self.cluster or os.environ.get("RAY_CLUSTER_NAME", "")
 
     @field_validator("tenants")
     @classmethod

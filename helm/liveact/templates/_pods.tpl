@@ -29,6 +29,8 @@ environment would show its password.
 */}}
 {{- define "liveact.env" -}}
 - {name: LIVEACT_SECRETS_DIR, value: /etc/liveact/secrets}
+# By this name its sessions are asked to leave when another cluster serves in its place.
+- {name: LIVEACT_CLUSTER, valueFrom: {fieldRef: {fieldPath: "metadata.labels['ray.io/cluster']"}}}
 - {name: HOME, value: /tmp}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS, value: "1"}
@@ -55,13 +57,23 @@ environment would show its password.
 {{- end }}
 {{- end -}}
 
-{{- define "liveact.volumes" -}}
+{{- define "liveact.redisVolumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: {{ .scratch }}}
 {{- with include "liveact.redisUrlRef" .root | fromYaml }}
 - name: secrets
   secret: {secretName: {{ .name }}, defaultMode: 0440, items: [{key: {{ .key }}, path: redis_url}]}
 {{- end }}
+{{- with .root.Values.redis }}
+{{- if and (not .bundled.enabled) .external.caSecret.name }}
+- name: redis-ca
+  secret: {secretName: {{ .external.caSecret.name }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "liveact.volumes" -}}
+{{ include "liveact.redisVolumes" . }}
 {{- with .root.Values.weights }}
 {{- if eq .source "claim" }}
 - name: models
@@ -74,12 +86,6 @@ environment would show its password.
 {{- with include "liveact.tenantsSecret" .root }}
 - name: tenants
   secret: {secretName: {{ . }}, defaultMode: 0440}
-{{- end }}
-{{- with .root.Values.redis }}
-{{- if and (not .bundled.enabled) .external.caSecret.name }}
-- name: redis-ca
-  secret: {secretName: {{ .external.caSecret.name }}, defaultMode: 0440}
-{{- end }}
 {{- end }}
 {{- end -}}
 

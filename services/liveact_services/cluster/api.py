@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from liveact_services.cluster.objects import Group, Node, Pod, RayService, Sessions
+from liveact_services.cluster.objects import SERVICE_LABEL, Group, Node, Pod, RayService, Sessions
 
 RAY = ("ray.io", "v1")
 METRICS_PORT = 8080
@@ -64,6 +64,14 @@ class Kube:
             found = self._api("CustomObjectsApi").list_namespaced_custom_object(*RAY, self.namespace, "rayservices")
         return [RayService.of(one) for one in found["items"]]
 
+    def cluster_config(self, service: RayService) -> dict[str, Any]:
+        """The rayClusterConfig of the service, as it stands."""
+        with self._asking(f"read the RayService {service.name}"):
+            found = self._api("CustomObjectsApi").get_namespaced_custom_object(
+                *RAY, self.namespace, "rayservices", service.name
+            )
+        return dict(found["spec"]["rayClusterConfig"])
+
     def ray_service(self, name: str | None = None) -> RayService:
         """The one of that name, or the only one. Raises `NotThere` naming those that there are."""
         found = {one.name: one for one in self.ray_services()}
@@ -74,8 +82,16 @@ class Kube:
         asked = "which RayService is not said" if name is None else f"no RayService {name!r}"
         raise NotThere(f"{asked} in namespace {self.namespace!r}: there are {', '.join(found) or 'none'}")
 
+    def ray_clusters(self, service: RayService) -> dict[str, dict[str, Any]]:
+        """Every RayCluster of the service that there still is, by name, as the API has it."""
+        with self._asking("list rayclusters.ray.io"):
+            found = self._api("CustomObjectsApi").list_namespaced_custom_object(
+                *RAY, self.namespace, "rayclusters", label_selector=f"{SERVICE_LABEL}={service.name}"
+            )
+        return {one["metadata"]["name"]: one for one in found["items"]}
+
     def pods(self, service: RayService | None = None) -> list[Pod]:
-        """Ray pods, of one service or of all in the namespace."""
+        """Ray pods, of one service's active and pending clusters or of all in the namespace."""
         with self._asking("list pods"):
             found = self._api("CoreV1Api").list_namespaced_pod(self.namespace, label_selector="ray.io/cluster")
         pods = [Pod.of(one) for one in found.items]
@@ -163,12 +179,23 @@ class Kube:
                 *RAY, self.namespace, "rayservices", service.name, patch
             )
 
-    def node_events(self, seconds: int) -> Iterator[None]:
-        """Yields whenever a node changed, for so long."""
-        from kubernetes import watch
+    def exchange(self, service: RayService, config: dict[str, Any]) -> None:
+        """Another rayClusterConfig: KubeRay makes a cluster of it beside the one that serves, or drops one that it made."""
+        patch = [{"op": "replace", "path": "/spec/rayClusterConfig", "value": config}]
+        with self._asking(f"change the RayService {service.name}"):
+            self._api("CustomObjectsApi").patch_namespaced_custom_object(
+                *RAY, self.namespace, "rayservices", service.name, patch
+            )
 
-        with self._asking("watch nodes"):
-            for _ in watch.Watch().stream(self._api("CoreV1Api").list_node, timeout_seconds=seconds):
+    def node_events(self, seconds: int) -> Iterator[None]:
+        """Yields whenever a node changed, for so long; also where the server, or what is in between, does not keep to that."""
+        from kubernetes import watch
+        from urllib3.exceptions import ReadTimeoutError
+
+        with self._asking("watch nodes"), suppress(ReadTimeoutError):
+            for _ in watch.Watch().stream(
+                self._api("CoreV1Api").list_node, timeout_seconds=seconds, _request_timeout=(5, seconds + 1)
+            ):
                 yield
 
     def _api(self, kind: str) -> Any:

@@ -11,6 +11,12 @@ from liveact_services.observability.metrics import CAPACITY, HELD
 
 POOL_LABEL = "liveact-pool"
 """Of a worker group whose pods have GPUs, as the chart writes it."""
+SERVICE_LABEL = "ray.io/originated-from-cr-name"
+"""Of a RayCluster: the RayService that KubeRay made it for."""
+STUCK = frozenset(
+    {"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"}
+)
+"""Why a container waits that will not start by waiting."""
 LEAVING_TAINTS = (
     "ToBeDeletedByClusterAutoscaler",
     "karpenter.sh/disrupted",
@@ -59,6 +65,8 @@ class RayService:
     conditions: dict[str, bool]
     groups: tuple[Group, ...]
     autoscaled: bool
+    applications: dict[str, tuple[str, str]]
+    """Of each cluster how Serve says its application is, and its message."""
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> RayService:
@@ -70,6 +78,7 @@ class RayService:
             {one["type"]: one["status"] == "True" for one in status.get("conditions") or []},
             tuple(Group.of(index, spec) for index, spec in enumerate(cluster.get("workerGroupSpecs") or [])),
             bool(cluster.get("enableInTreeAutoscaling")),
+            dict(filter(None, (_application(status.get(key) or {}) for key in ("activeServiceStatus", "pendingServiceStatus")))),
         )  # fmt: skip
 
     @property
@@ -98,6 +107,8 @@ class Pod:
     phase: str
     ready: bool
     leaving: bool
+    stuck: str
+    """Why a container of it will not start; empty where none is known not to."""
 
     @classmethod
     def of(cls, found: Any) -> Pod:
@@ -106,13 +117,15 @@ class Pod:
             found.metadata.name, labels.get("ray.io/cluster", ""), labels.get("ray.io/group", ""),
             labels.get("ray.io/node-type") == "head", found.spec.node_name or "", found.status.phase or "",
             any(one.type == "Ready" and one.status == "True" for one in conditions),
-            found.metadata.deletion_timestamp is not None,
+            found.metadata.deletion_timestamp is not None, _stuck(found.status),
         )  # fmt: skip
 
     @property
     def state(self) -> str:
         """In one word for people."""
-        return "leaving" if self.leaving else "ready" if self.ready else self.phase.lower() or "unknown"
+        if self.leaving:
+            return "leaving"
+        return "ready" if self.ready else self.stuck or self.phase.lower() or "unknown"
 
 
 @dataclass(frozen=True)
@@ -167,3 +180,21 @@ class Sessions:
             cls(pod, deployment, pool, round(values[HELD.exported]), int(values[CAPACITY.exported]))
             for (deployment, pool), values in sorted(found.items())
         ]
+
+
+def _application(status: dict[str, Any]) -> tuple[str, tuple[str, str]] | None:
+    """A RayCluster, and how its application is."""
+    applications = status.get("applicationStatuses") or {}
+    if not (name := status.get("rayClusterName")) or not applications:
+        return None
+    told = next(iter(applications.values()))
+    return name, (told.get("status", ""), told.get("message", ""))
+
+
+def _stuck(status: Any) -> str:
+    """The first container's reason."""
+    for container in [*(status.init_container_statuses or []), *(status.container_statuses or [])]:
+        waiting = container.state.waiting if container.state else None
+        if waiting is not None and waiting.reason in STUCK:
+            return str(waiting.reason)
+    return ""

@@ -1,8 +1,9 @@
-"""Sessions leave nodes that are about to go: `python -m liveact_services.cluster.watch` runs beside the service.
+"""Sessions leave nodes and clusters that are about to go: `python -m liveact_services.cluster.watch` runs beside the service.
 
 A node that is cordoned, tainted for deletion or reclaimed has its worker pods evicted, as far as disruption budgets allow: their
-preStop has sessions move first (`cluster/leave.py`), and KubeRay starts others elsewhere. What is to be done is read anew from
-the API every time, so that a watcher that was away misses nothing.
+preStop has sessions move first (`cluster/leave.py`), and KubeRay starts others elsewhere. A RayCluster in whose place another
+serves has its sessions follow (`cluster/succession.py`). What is to be done is read anew from the API every time, so that a
+watcher that was away misses nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 
 from liveact_services.cluster.api import ClusterError, Kube
 from liveact_services.cluster.objects import Pod
+from liveact_services.cluster.succession import Succession
+from liveact_services.config import load_config
 
 log = logging.getLogger(__name__)
 EVERY_S = 10
@@ -30,6 +33,8 @@ class Watcher:
     taints: Sequence[str] = ()
     """More taints, or how they begin where they end in a slash, that say so."""
     told: Callable[[str], None] = log.info
+    succession: Succession | None = None
+    """Whether sessions follow their service to another cluster, too."""
     _known: dict[str, str] = field(default_factory=dict)
     """Nodes that go, and why, as said last."""
 
@@ -57,6 +62,8 @@ class Watcher:
         """Look whenever a node changes, until it is stopped: which is asked every `EVERY_S`."""
         while not stopped():
             try:
+                if self.succession is not None:
+                    self.succession.look()
                 self.look()
                 for _ in self.kube.node_events(EVERY_S):
                     if stopped():
@@ -80,9 +87,12 @@ def main() -> None:
     parser.add_argument("--taint", action="append", default=[], metavar="KEY", help="another taint of nodes that go")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    kube = Kube.connect(asked.namespace)
+    kube, redis_url = Kube.connect(asked.namespace), load_config().redis_url
     log.info("watching the nodes of Ray pods in namespace %s", kube.namespace)
-    Watcher(kube, asked.taint).run()
+    succession = None if redis_url is None else Succession(kube, redis_url)
+    if succession is None:
+        log.warning("no redis_url: sessions stay at a cluster in whose place another serves until it is deleted")
+    Watcher(kube, asked.taint, succession=succession).run()
 
 
 if __name__ == "__main__":

@@ -115,6 +115,9 @@ class LocalStages:
     def let_go(self) -> None:
         """Nobody else has it."""
 
+    async def release(self) -> None:
+        """There is one process, and it has let go."""
+
     async def _denoise(self, plan: BlockPlan) -> Denoised:
         models, spec = self._models, self._spec
         assert spec is not None

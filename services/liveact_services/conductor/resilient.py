@@ -149,6 +149,11 @@ class ResilientStages:
         for task in self._tasks:
             task.cancel()
 
+    async def release(self) -> None:
+        """Have the replicas forget a session that went on without them; those that its next owner has keep it."""
+        if self._spec is not None:
+            await asyncio.gather(*(self._close(part, replica) for part, replica in self._held.items()))
+
     def protect(self) -> None:
         """Have both parts exported soon."""
         for part, replica in self._held.items():

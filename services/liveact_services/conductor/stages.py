@@ -178,3 +178,6 @@ class Stages(Protocol):
 
     def let_go(self) -> None:
         """Forget the session here: it is another owner's."""
+
+    async def release(self) -> None:
+        """After `let_go`: have the replicas forget it too, where that owner does not need them."""

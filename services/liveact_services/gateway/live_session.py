@@ -72,6 +72,8 @@ class LiveSession:
         self.is_ready = False
         self._taken_over_at: float | None = None
         """When a client came for a session of another Gateway that it has had nothing of yet."""
+        self._departs = False
+        """Whether whoever takes the session over is likely to be at another cluster."""
         self._streams = 0
         self._attached = False
         self.caller = ANYBODY
@@ -148,6 +150,7 @@ class LiveSession:
 
     async def depart(self, error: ServiceError) -> None:
         """Have the client resume elsewhere, from as late a value as can be: it is told, and its stream ends with this."""
+        self._departs = True
         self.going_away(error.message)
         await self._stages.pack()
         self._break_off(error)
@@ -391,6 +394,8 @@ class LiveSession:
             await self._stop()
             self._stages.let_go()
             self.ledger.let_go()
+            if self._departs:
+                await self._stages.release()
         finally:
             self._ended(self)
 

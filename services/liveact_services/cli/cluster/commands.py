@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from liveact_services.cli import options
-from liveact_services.cli.exits import BadInput, CheckFailed, Unavailable
+from liveact_services.cli.cluster.connection import Context, Namespace, ServiceName, connected
+from liveact_services.cli.cluster.rollout import rollout
+from liveact_services.cli.cluster.tables import described, groups_table, headline, pods_table
+from liveact_services.cli.exits import BadInput, CheckFailed
 from liveact_services.cli.output import Output, note
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from liveact_services.cluster.api import Kube
-    from liveact_services.cluster.objects import Group, Node, Pod, RayService, Sessions
+    from liveact_services.cluster.objects import Group, Node, Pod, RayService
 
-app = typer.Typer(help="The service on Kubernetes: status, scale, drain, logs.", no_args_is_help=True)
+app = typer.Typer(help="The service on Kubernetes: status, rollout, scale, drain, logs.", no_args_is_help=True)
+app.command()(rollout)
 POLL_S = 2.0
-
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", metavar="NAME", help="By default that of the context, or the pod's own."),
-]
-Context = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A context of the kubeconfig; by default the active one.")
-]
-ServiceName = Annotated[
-    str | None,
-    typer.Option("--service", metavar="NAME", help="Which RayService; needed where the namespace has several."),
-]
 
 
 @app.command()
@@ -40,13 +28,13 @@ def status(
     service: ServiceName = None, namespace: Namespace = None, context: Context = None, json: options.Json = False
 ) -> None:
     """The RayService with its groups, pods, nodes and sessions."""
-    with _connected(namespace, context) as kube:
+    with connected(namespace, context) as kube:
         found = kube.ray_service(service)
         pods, nodes = kube.pods(found), {node.name: node for node in kube.nodes()}
         sessions = [one for pod in pods if pod.ready for one in kube.sessions(pod)]
     output = Output(json)
-    output.show(_headline(found), _groups_table(found, pods, sessions), _pods_table(pods, nodes, sessions))
-    output.result(_status(found, pods, nodes, sessions))
+    output.show(headline(found), groups_table(found, pods, sessions), pods_table(pods, nodes, sessions))
+    output.result(described(found, pods, nodes, sessions))
 
 
 @app.command()
@@ -69,7 +57,7 @@ def scale(
     """
     if replicas is minimum is maximum is None:
         raise BadInput("nothing to change is named: accepted are --replicas, --min and --max")
-    with _connected(namespace, context) as kube:
+    with connected(namespace, context) as kube:
         found = kube.ray_service(service)
         chosen = _group(found, group)
         counts = _counts(found, chosen, replicas, minimum, maximum)
@@ -106,7 +94,7 @@ def drain(
     """
     from liveact_services.cluster.watch import Watcher
 
-    with _connected(namespace, context) as kube:
+    with connected(namespace, context) as kube:
         found = kube.node(node)
         kube.cordon(found.name, not undo)
         note(f"node {node} is {'placed on again' if undo else 'cordoned'}")
@@ -140,7 +128,7 @@ def logs(
     from liveact_services.cluster.logs import read_logs
 
     name, _, key = (secret or "").partition("/")
-    with _connected(namespace, context) as kube:
+    with connected(namespace, context) as kube:
         found = kube.ray_service(service)
         token = kube.secret(name or f"{found.name}-ray-auth", key or "auth_token")
         shown = 0
@@ -150,18 +138,6 @@ def logs(
                 typer.echo(f"{source}: {line}")
     if not shown:
         note("no such line is there" if contains else "nothing has been logged")
-
-
-@contextmanager
-def _connected(namespace: str | None, context: str | None) -> Iterator[Kube]:
-    from liveact_services.cluster.api import ClusterError, Kube, NotThere
-
-    try:
-        yield Kube.connect(namespace, context)
-    except NotThere as error:
-        raise BadInput(str(error)) from None
-    except ClusterError as error:
-        raise Unavailable(str(error)) from None
 
 
 def _group(service: RayService, name: str) -> Group:
@@ -198,62 +174,3 @@ def _emptied(kube: Kube, watcher: Any, node: Node, wait: float) -> list[Pod]:
         if not left or time.monotonic() >= until:
             return left
         time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
-
-
-def _headline(service: RayService) -> str:
-    cluster = f"cluster {service.active or '-'}" + (f", {service.pending} coming" if service.pending else "")
-    return f"{service.name} is {service.state}; {cluster}; autoscaler {'on' if service.autoscaled else 'off'}"
-
-
-def _groups_table(service: RayService, pods: list[Pod], sessions: list[Sessions]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        "group", "pool", "pods ready", "asked for", "from", "to", "sessions at Denoisers", title_justify="left"
-    )
-    for group in service.groups:
-        members = {pod.name for pod in pods if pod.group == group.name}
-        denoisers = [one for one in sessions if one.pod in members and one.deployment == "Denoiser"]
-        held, capacity = sum(one.held for one in denoisers), sum(one.capacity for one in denoisers)
-        ready = sum(pod.ready for pod in pods if pod.group == group.name)
-        table.add_row(
-            group.name, group.pool or "-", str(ready), str(group.replicas), str(group.minimum), str(group.maximum),
-            f"{held} of about {capacity}" if capacity else "-",
-        )  # fmt: skip
-    return table
-
-
-def _pods_table(pods: list[Pod], nodes: dict[str, Node], sessions: list[Sessions]) -> Table:
-    from rich.table import Table
-
-    table = Table("node", "pod", "state", "sessions", title_justify="left")
-    for pod in sorted(pods, key=lambda one: (one.node, not one.head, one.name)):
-        going = nodes[pod.node].going() if pod.node in nodes else ""
-        held = ", ".join(f"{one.deployment} {one.held}" for one in sessions if one.pod == pod.name)
-        table.add_row(
-            (pod.node or "-") + (f" ({going})" if going else ""),
-            pod.name + (" (head)" if pod.head else ""),
-            pod.state,
-            held,
-        )
-    return table
-
-
-def _status(service: RayService, pods: list[Pod], nodes: dict[str, Node], sessions: list[Sessions]) -> dict[str, Any]:
-    def count(pod: Pod) -> dict[str, int]:
-        return {one.deployment: one.held for one in sessions if one.pod == pod.name}
-
-    return {
-        "service": service.name, "state": service.state, "active": service.active, "pending": service.pending,
-        "autoscaled": service.autoscaled,
-        "groups": [
-            {"group": one.name, "pool": one.pool, "replicas": one.replicas, "min": one.minimum, "max": one.maximum,
-             "ready": sum(pod.ready for pod in pods if pod.group == one.name)}
-            for one in service.groups
-        ],
-        "pods": [
-            {"pod": pod.name, "node": pod.node, "head": pod.head, "group": pod.group, "state": pod.state,
-             "node_state": nodes[pod.node].going() if pod.node in nodes else "", "sessions": count(pod)}
-            for pod in pods
-        ],
-    }  # fmt: skip
