@@ -91,7 +91,7 @@ COMMANDS: dict[str, dict[str, How]] = {
         "liveact parity tests/golden --json": Runs(),
         "liveact calibrate": Runs(extra="--size 64x64 --blocks 3", within="a copy of the shipped weights"),
         "liveact bench precision --size 64x64 --threads 1 --json": Runs(extra="--blocks 3"),
-        "liveact bench denoise --size 256x256 --json": Runs(extra="--blocks 3"),
+        "liveact bench denoise --size 256x256 --json": Runs(extra="--blocks 1"),
         "liveact bench block --json": Runs(extra="--blocks 3"),
         "liveact bench decode --json": Runs(extra="--blocks 3"),
         "liveact bench e2e --seconds 20 --json": Parsed(MINUTES),
@@ -158,6 +158,16 @@ COMMANDS: dict[str, dict[str, How]] = {
         "liveact weights verify checkpoints/soulx-liveact": Runs(within=STAND_IN_WEIGHTS),
         "liveact doctor --config service.yaml": Runs(within=STAND_IN_WEIGHTS),
         "liveact serve --config service.yaml": Parsed("needs a GPU"),
+        "liveact weights show checkpoints/mine": Runs(within=STAND_IN_WEIGHTS),
+        "liveact weights verify checkpoints/mine": Runs(within=STAND_IN_WEIGHTS),
+        "liveact doctor --checkpoint checkpoints/mine --preset soulx-liveact-18b": Runs(
+            within=f"{STAND_IN_WEIGHTS}, and their preset"
+        ),
+        "liveact render examples/portrait.jpg examples/voice.wav --checkpoint checkpoints/mine --preset "
+        "soulx-liveact-18b --out out/mine.mp4": Runs(within=f"{STAND_IN_WEIGHTS}, and their preset"),
+        "liveact serve --checkpoint checkpoints/mine --preset soulx-liveact-18b": Parsed(
+            "needs a GPU; docs/training.md serves another folder"
+        ),
         "liveact weights convert checkpoints/soulx-liveact --fp8 checkpoints/soulx-liveact-fp8": Runs(
             within=STAND_IN_WEIGHTS
         ),

@@ -69,7 +69,7 @@ class Workbench:
         for name, text in (("arecord", ARECORD.format(python=sys.executable)), ("ffplay", FFPLAY)):
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
-        # Ray's sockets have long names, and "the cluster of this machine" is to be this one.
+        # Not below `folder`: Ray's sockets have long names.
         ray = tempfile.mkdtemp(prefix="la", dir="/tmp")
         stack.callback(shutil.rmtree, ray, ignore_errors=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LIVEACT_", "HF_", "RAY_"))}
@@ -90,13 +90,21 @@ class Workbench:
         text = f"{command} {how.extra}".strip()
         if "liveact stream" in text and self.address not in ("", "127.0.0.1:9000"):
             text = re.sub(r"liveact stream \S+ \S+", rf"\g<0> --server {self.address}", text)
+        environment = {**self.environment, **self._its_ray()}
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", text], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            ["bash", "-o", "pipefail", "-c", text], cwd=self.folder, env=environment, capture_output=True, text=True,
             timeout=how.limit_s, check=False,
         )  # fmt: skip
         self.out = done.stdout
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
         assert done.returncode in how.exit_codes, f"{text}\nended with {done.returncode}\n{tail}"
+
+    def _its_ray(self) -> dict[str, str]:
+        """ "The cluster of this machine" is any that Ray finds there; it is to be the service's."""
+        if not self.address:
+            return {}
+        (port,) = Path(self.environment["RAY_TMPDIR"], "ray", "session_latest").glob("gcs_server_port_*")
+        return {"RAY_ADDRESS": f"127.0.0.1:{port.read_text().strip()}"}
 
     def serve(self, command: str, how: Serves) -> None:
         """Start it and wait until it says that it is ready."""
@@ -229,7 +237,8 @@ def in_weights(bench: Workbench, command: str) -> str:
         shutil.copytree(shipped_folder("tiny"), folder)
         config = {"preset": "tiny", "checkpoint": "checkpoints/soulx-liveact"}
         (bench.folder / "service.yaml").write_text(yaml.safe_dump(config))
-    return command
+        shutil.copytree(folder, folder.with_name("mine"))
+    return command.replace("--preset soulx-liveact-18b", "--preset tiny")
 
 
 def _released() -> dict[str, dict[str, bytes]]:
