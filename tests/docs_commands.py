@@ -36,7 +36,7 @@ class Runs:
     within: str = ""
     """What it finds in place of what is not here."""
     exit_codes: tuple[int, ...] = (0,)
-    limit_s: float = 240
+    limit_s: float = 480
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Workbench:
         if not self.address:
             return {}
         (port,) = Path(self.environment["RAY_TMPDIR"], "ray", "session_latest").glob("gcs_server_port_*")
-        return {"RAY_ADDRESS": f"127.0.0.1:{port.read_text().strip()}"}
+        return {"RAY_ADDRESS": f"127.0.0.1:{port.read_text().strip()}", "RAY_AUTH_MODE": "token"}
 
     def serve(self, command: str, how: Serves) -> None:
         """Start it and wait until it says that it is ready."""
