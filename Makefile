@@ -8,7 +8,7 @@ OUT ?= out
 REGISTRY ?= ghcr.io/example
 TAG ?= 0.1.0
 
-.PHONY: help setup demo test test-slow test-browser test-gpu chaos bad-inputs lint format protos stubs-typescript stubs-go chart images sbom \
+.PHONY: help setup demo test test-slow test-browser test-gpu docs-test chaos bad-inputs lint format protos stubs-typescript stubs-go chart images sbom \
   bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-browser: $(STAMP)  ## the console in a real Chromium, which must be install
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+docs-test: $(STAMP)  ## run the commands and programs of README.md and docs/; say of each whether it ran or was only parsed
+	$(BIN)/python -m pytest -m slow -s tests/test_docs_commands.py
+
 chaos: $(STAMP)  ## kill every part of a service in turn, 100 times, while sessions stream; compare every frame
 	$(BIN)/python -m pytest -m chaos
 	$(BIN)/liveact bench chaos --kills 100
@@ -63,9 +66,10 @@ format: $(STAMP)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(STAMP)  ## generate the Python stubs beside each .proto
+protos: $(STAMP)  ## generate the Python stubs beside each .proto, and docs/api.md
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos \
 		protos/liveact/v1/avatar.proto protos/liveact/vault/v1/vault.proto
+	$(BIN)/python -m liveact_services.api_reference protos docs/api.md
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
 

@@ -14,12 +14,14 @@ from typing import Any
 import av
 import pytest
 import typer
+from pydantic import BaseModel
 
 from conftest import ROOT, Service
+from docs_commands import FENCE, fences, open_questions
 from liveact_models.config import PRESETS
 from liveact_services.cli.exits import ExitCode
 from liveact_services.cli.main import app
-from liveact_services.config import load_config
+from liveact_services.config import ServiceConfig, load_config
 from liveact_services.errors import REASONS, Kind, Reason
 
 DOCUMENTS = (
@@ -27,21 +29,9 @@ DOCUMENTS = (
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    "docs/errors.md",
-    "docs/console.md",
-    "docs/clients.md",
-    "docs/tenants.md",
-    "docs/benchmarks.md",
-    "docs/training.md",
-    "docs/scaling.md",
-    "docs/weights.md",
-    "docs/simulator.md",
-    "docs/observability.md",
-    "docs/runbook.md",
-    "docs/operations.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
     "helm/liveact/README.md",
 )
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 
 
@@ -55,13 +45,9 @@ def read(document: str) -> str:
     return (ROOT / document).read_text()
 
 
-def fences(document: str, language: str = "") -> list[str]:
-    return [body for found, body in FENCE.findall(read(document)) if found == language]
-
-
 def code(document: str) -> Iterator[str]:
     """Every line of the fences that are no program, and every piece of inline code."""
-    for body in fences(document):
+    for body in fences(document, ""):
         yield from body.splitlines()
     yield from CODE.findall(FENCE.sub("", read(document)))
 
@@ -79,6 +65,12 @@ def test_errors_lists_exactly_the_catalogue() -> None:
     reasons = read("docs/errors.md").split("\n## Reasons\n")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `.*$", reasons, re.MULTILINE)
     assert sorted(listed) == sorted(row(name, reason) for name, reason in REASONS.items())
+
+
+def test_troubleshooting_has_every_reason_once() -> None:
+    table = read("docs/troubleshooting.md").split("\n## By reason\n")[1]
+    cells = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+    assert sorted(name for cell in cells for name in CODE.findall(cell)) == sorted(REASONS)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------------------
@@ -134,6 +126,11 @@ def test_the_readme_names_every_command() -> None:
     assert set(re.findall(r"^\| `liveact ([a-z0-9 -]+)` \|", table, re.MULTILINE)) == every
 
 
+def test_every_command_of_readme_and_docs_is_run_or_has_a_reason_not_to_be() -> None:
+    """`make docs-test` runs them; this only says that none was forgotten."""
+    assert open_questions() == []
+
+
 def test_a_wrong_command_or_option_would_be_found() -> None:
     assert mistake(["bench", "speed"]) == "command 'speed'"
     assert mistake(["serve", "--ports", "1"]) == "option '--ports'"
@@ -156,6 +153,58 @@ def test_every_path_and_link_leads_somewhere(document: str) -> None:
     links = {link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("https://")}
     paths |= {(ROOT / document).parent / link for link in links}
     assert [str(path) for path in sorted(paths) if not path.exists()] == []
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link may name behind #, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", document.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head)).lower().replace(" ", "-") for head in headings
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_place_in_a_page_that_is_linked_is_there(document: str) -> None:
+    links = re.findall(r"\]\(([^)#: ]*\.md)?#([^)]+)\)", FENCE.sub("", read(document)))
+    here = ROOT / document
+    lost = [f"{page}#{anchor}" for page, anchor in links if anchor not in anchors(here.parent / page if page else here)]
+    assert lost == []
+
+
+def test_the_readme_links_every_page() -> None:
+    index = read("README.md").split("\n## Read on\n")[1]
+    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", index))
+    assert linked == {document for document in DOCUMENTS if document.startswith("docs/")}
+
+
+TABLES = {
+    name: type(value)
+    for name, field in ServiceConfig.model_fields.items()
+    if isinstance(value := field.get_default(call_default_factory=True), BaseModel)
+}
+
+
+def unknown_fields(text: str) -> list[str]:
+    """What names, as `sessions.max_sessions` or `denoiser.ranks: 2` does, a field that its table has not."""
+    named = (
+        re.match(rf"(?:config\.)?({'|'.join(TABLES)})\.([a-z_0-9]+)\b(?![./(])", piece) for piece in CODE.findall(text)
+    )
+    return [found[0] for found in named if found and found[2] not in TABLES[found[1]].model_fields]
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.startswith(("README", "docs/"))])
+def test_every_field_of_the_configuration_named_is_there(document: str) -> None:
+    assert unknown_fields(FENCE.sub("", read(document))) == []
+
+
+def test_a_field_that_is_not_there_would_be_found() -> None:
+    assert unknown_fields("`sessions.max_session` and `sessions.max_sessions: 4`") == ["sessions.max_session"]
+
+
+@pytest.mark.parametrize("number", range(len(fences("docs/scaling.md", "yaml"))))
+def test_the_yaml_of_scaling_is_a_configuration(number: int, tmp_path: Path) -> None:
+    (tmp_path / "service.yaml").write_text(fences("docs/scaling.md", "yaml")[number])
+    load_config(tmp_path / "service.yaml")
 
 
 SERVICES = ROOT / "services" / "liveact_services"

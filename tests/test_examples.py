@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
@@ -43,14 +42,6 @@ def film_of(path: Path) -> tuple[int, float]:
         frames = sum(1 for _ in film.decode(video=0))
     with av.open(str(path)) as film:
         return frames, sum(frame.samples / frame.sample_rate for frame in film.decode(audio=0))
-
-
-async def test_the_program_in_the_documentation_runs(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/clients.md").read_text(), re.MULTILINE | re.DOTALL)
-    monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {}
-    exec(compile(program, "docs/clients.md", "exec"), names)
-    assert await names["greet"](service.address) >= 8.3 * 20
 
 
 @needs("hibari", "train")

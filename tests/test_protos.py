@@ -12,6 +12,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
+from liveact_services.api_reference import described, reference
+
 ROOT = Path(__file__).parent.parent
 PROTOS = ROOT / "protos"
 PROTO = "liveact/v1/avatar.proto"
@@ -49,6 +51,31 @@ def test_the_stubs_are_what_the_proto_generates(tmp_path: Path) -> None:
         assert (PROTOS / "liveact/v1" / name).read_text() == generated, f"{name} is stale: run make protos"
 
 
+def test_the_reference_is_what_the_proto_generates() -> None:
+    generated = reference(described(PROTOS))
+    assert (ROOT / "docs" / "api.md").read_text() == generated, "docs/api.md is stale: run make protos"
+
+
+def test_the_reference_tells_everything_of_the_api() -> None:
+    file = described(PROTOS)
+    lines = reference(file).splitlines()
+    numbered = [line for line in lines if re.match(r"\| \d+ \| `", line)]
+    assert len(numbered) == sum(len(of.field) for of in file.message_type) + sum(len(of.value) for of in file.enum_type)
+    headed = {line.removeprefix("### ") for line in lines if line.startswith("### ")}
+    assert headed == {of.name for of in (*file.message_type, *file.enum_type)}
+    methods = [method.name for service in file.service for method in service.method]
+    assert [name for name in methods if not any(line.startswith(f"| `{name}` | ") for line in lines)] == []
+
+
+def test_a_changed_comment_would_make_the_reference_stale(tmp_path: Path) -> None:
+    text = (PROTOS / PROTO).read_text()
+    changed = text.replace("// The caller's avatars.\n", "// Every avatar of the caller's.\n")
+    assert changed != text
+    (tmp_path / PROTO).parent.mkdir(parents=True)
+    (tmp_path / PROTO).write_text(changed)
+    assert reference(described(tmp_path)) != reference(described(PROTOS))
+
+
 # ---- comments
 
 Path_ = tuple[int, ...]
@@ -60,7 +87,7 @@ FILE, MESSAGE, ENUM = (
 SERVICE = descriptor_pb2.ServiceDescriptorProto
 
 
-def described(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Path_]]:
+def named(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Path_]]:
     """Every service, method, message, field, oneof, enum and enum value: its name and its path in the source info."""
     for s, service in enumerate(file.service):
         at: Path_ = (FILE.SERVICE_FIELD_NUMBER, s)
@@ -97,7 +124,7 @@ def uncommented(root: Path, tmp_path: Path) -> list[str]:
     compile_protos(f"--descriptor_set_out={out}", "--include_source_info", root=root)
     (file,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
     comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
-    return [name for name, at in described(file) if not comments.get(at, "").endswith((".", ":"))]
+    return [name for name, at in named(file) if not comments.get(at, "").endswith((".", ":"))]
 
 
 def test_everything_in_the_api_is_commented_in_whole_sentences(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ class ServiceConfig(BaseSettings):
     audio_guidance: Annotated[float, Field(ge=1.0)] = 1.0
 
     host: str = "127.0.0.1"
+    """Address of the HTTP port, and the one told to clients. Serve's gRPC proxy listens on every address of the machine."""
     port: Annotated[int, Field(ge=0, le=65535)] = 9000
     """Port of the gRPC proxy."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8000

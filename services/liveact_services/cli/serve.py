@@ -38,7 +38,10 @@ def serve(
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address of the HTTP port; the gRPC port listens on every address of the machine."),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="redis://... of the sessions; none: an embedded Valkey.")
