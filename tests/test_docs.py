@@ -31,6 +31,7 @@ DOCUMENTS = (
     "docs/console.md",
     "docs/clients.md",
     "docs/tenants.md",
+    "docs/trust.md",
     "docs/benchmarks.md",
     "docs/training.md",
     "docs/scaling.md",

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.audit.config import AuditConfig
 from liveact_services.observability.config import TelemetryConfig
 from liveact_services.placement.autoscaling import ScalingRules
 from liveact_services.tenants.source import ENVIRONMENT
@@ -243,6 +244,7 @@ class ServiceConfig(BaseSettings):
     vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
     telemetry: TelemetryConfig = TelemetryConfig()
+    audit: AuditConfig = AuditConfig()
 
     tenants: str | None = None
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the

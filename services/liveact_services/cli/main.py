@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from liveact_services.cli import (
+    audit,
     bench,
     calibrate,
     cluster,
@@ -88,6 +89,7 @@ app.command()(parity.parity)
 app.command()(doctor.doctor)
 app.command()(calibrate.calibrate)
 app.command()(drain.drain)
+app.command()(audit.audit)
 app.command()(trace.trace)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
