@@ -30,7 +30,9 @@ PIPE = "-"
 
 
 def stream(
-    image: options.Image,
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="The portrait: PNG, JPEG or WebP; or an avatar's name, avatars/{id}.")
+    ],
     voice: Annotated[str, typer.Argument(metavar="VOICE", help="A sound file, or - for raw mono PCM16 on stdin.")],
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:9000",
     out: Annotated[
@@ -46,6 +48,9 @@ def stream(
     ] = Idle.ANIMATE,
     seed: options.Seed = 0,
     rate: Annotated[int, typer.Option(help="Samples a second of raw voice on stdin.")] = 16000,
+    consent: Annotated[
+        str, typer.Option(metavar="REFERENCE", help="Where the consent of the person shown is on file; no name.")
+    ] = "",
     token: options.Token = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Ask the service to trace the stream, and say its id.")
@@ -59,11 +64,11 @@ def stream(
     if out == PIPE and json:
         raise typer.BadParameter("stdout carries the video with --out -", param_hint="--json")
     width, height = options.parse_size(size)
-    portrait = options.read_image(image)
+    portrait = {"avatar": image} if image.startswith("avatars/") else {"image": options.read_image(Path(image))}
     from liveact.v1 import avatar_pb2 as pb2
 
     config = pb2.SessionConfig(
-        image=portrait, prompt=prompt, width=width, height=height, fps=fps, seed=seed,
+        **portrait, consent=consent, prompt=prompt, width=width, height=height, fps=fps, seed=seed,
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip

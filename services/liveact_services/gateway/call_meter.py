@@ -42,7 +42,11 @@ class StreamCall:
         self._live = live
         live.meter.witness = self.witness.of_session(live.spec.tenant, live.spec.session)
         self.witness.tell(
-            Action.OPENED, session=live.spec.session, avatar=portrait.avatar, portrait_sha256=portrait.sha256
+            Action.OPENED,
+            session=live.spec.session,
+            avatar=portrait.avatar,
+            portrait_sha256=portrait.sha256,
+            consent=portrait.consent,
         )
 
     def resumes(self) -> None:

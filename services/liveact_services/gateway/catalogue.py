@@ -11,17 +11,25 @@ from liveact_services.audit.event import Action
 from liveact_services.audit.witness import Witness
 from liveact_services.errors import ServiceError
 from liveact_services.gateway import requests
+from liveact_services.gateway.portraits import require_registering
 from liveact_services.sessions import AvatarStore, SessionStore, names
+from liveact_services.tenants.rules import Rules
 
 
 class Catalogue:
     """The unary calls of one tenant. Every method raises `ServiceError`."""
 
     def __init__(
-        self, avatars: AvatarStore, sessions: SessionStore, model: ModelConfig, tenant: str, witness: Witness
+        self,
+        avatars: AvatarStore,
+        sessions: SessionStore,
+        model: ModelConfig,
+        tenant: str,
+        rules: Rules,
+        witness: Witness,
     ) -> None:
         self._avatars, self._sessions, self._model, self.tenant = avatars, sessions, model, tenant
-        self._witness = witness
+        self._rules, self._witness = rules, witness
 
     async def create_avatar(self, request: pb.CreateAvatarRequest) -> pb.CreateAvatarResponse:
         """Check the portrait by preparing it, and keep the file: sessions may ask for it at any size."""
@@ -31,14 +39,16 @@ class Catalogue:
         except ServiceError as error:
             self._witness.tell(Action.AVATAR_REFUSED, reason=error.reason, **about)
             raise
-        self._witness.tell(Action.AVATAR_CREATED, avatar=names.avatar_id(response.avatar.name), **about)
+        avatar = response.avatar
+        self._witness.tell(Action.AVATAR_CREATED, avatar=names.avatar_id(avatar.name), consent=avatar.consent, **about)
         return response
 
     async def _create(self, request: pb.CreateAvatarRequest) -> pb.CreateAvatarResponse:
+        consent = require_registering(request.consent, self._rules)
         width, height = self._model.limits.default
         picture = await asyncio.to_thread(requests.portrait, request.image, width, height)
         record = await self._avatars.create(
-            self.tenant, request.display_name, request.image, picture.source_width, picture.source_height
+            self.tenant, request.display_name, request.image, picture.source_width, picture.source_height, consent
         )
         return pb.CreateAvatarResponse(avatar=record.to_proto())
 

@@ -53,6 +53,7 @@ from liveact_services.sessions import (
 )
 from liveact_services.sessions.tokens import new_resume_token, token_hash
 from liveact_services.tenants import Access, Caller, Quotas
+from liveact_services.tenants.rules import Rules
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
@@ -191,7 +192,7 @@ class Gateway(Health):
         tenant = self._access.check(caller)
         spec = dataclasses.replace(requests.session_spec(config, session, self._model, limits, tenant), trace=trace)
         voice = requests.voice_format(config.audio_format)
-        portrait = await source(config, self._avatars, tenant.id)
+        portrait = await source(config, self._avatars, tenant.id, Rules.of(self._config.trust, tenant))
         with TRACING.span("portrait", trace):
             picture = await asyncio.to_thread(requests.portrait, portrait.image, spec.width, spec.height)
         token = new_resume_token(session)
@@ -348,7 +349,8 @@ class Gateway(Health):
         try:
             witness = Witness(self._trail, context.peer())
             caller = await self.enter(context, witness)
-            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id, witness))
+            rules = Rules.of(self._config.trust, caller.tenant)
+            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id, rules, witness))
         except Exception as error:
             known = as_service_error(error)
             refused(known)

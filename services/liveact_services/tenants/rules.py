@@ -1,0 +1,49 @@
+"""Rules of trust: which portraits a tenant may use, whether it has to name a consent, and what its pictures carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from liveact_services.tenants.tenant import Tenant
+
+Portraits = Literal["any", "registered", "none"]
+"""any: sent with a stream, or made to an avatar before; registered: avatars only, which the tenant may make; none: avatars only,
+and no new ones."""
+Consent = Literal["optional", "required"]
+"""Whether a portrait that is sent needs a reference to the consent of the person shown."""
+STRICTER: tuple[Portraits, ...] = ("any", "registered", "none")
+
+
+class TrustConfig(BaseModel):
+    """What holds for every tenant; a tenant's own entry in the directory can only be stricter (docs/trust.md)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    portraits: Portraits = "any"
+    """any: portraits sent with a stream, and avatars; registered: avatars only; none: avatars only, and no new ones."""
+    consent: Consent = "optional"
+    """Whether every portrait that is sent needs a consent reference."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for one tenant."""
+
+    portraits: Portraits = "any"
+    consent: Consent = "optional"
+
+    @classmethod
+    def of(cls, service: TrustConfig, tenant: Tenant) -> Rules:
+        """The service's and the tenant's, whichever is stricter."""
+        return cls(
+            portraits=max(service.portraits, tenant.portraits, key=STRICTER.index),
+            consent="required" if "required" in (service.consent, tenant.consent) else "optional",
+        )
+
+
+FREE = Rules()
+"""Nothing is forbidden or asked."""
