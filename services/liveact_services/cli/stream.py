@@ -51,6 +51,9 @@ def stream(
     consent: Annotated[
         str, typer.Option(metavar="REFERENCE", help="Where the consent of the person shown is on file; no name.")
     ] = "",
+    watermark: Annotated[
+        bool, typer.Option("--watermark", help="Ask for the words in a corner that say how it was made.")
+    ] = False,
     token: options.Token = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Ask the service to trace the stream, and say its id.")
@@ -68,7 +71,8 @@ def stream(
     from liveact.v1 import avatar_pb2 as pb2
 
     config = pb2.SessionConfig(
-        **portrait, consent=consent, prompt=prompt, width=width, height=height, fps=fps, seed=seed,
+        **portrait, consent=consent, watermark=pb2.Watermark(visible=watermark), prompt=prompt,
+        width=width, height=height, fps=fps, seed=seed,
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip

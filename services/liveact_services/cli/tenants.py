@@ -80,7 +80,8 @@ def _summary(tenant: Tenant, directory: TenantDirectory) -> dict[str, Any]:
             states["revoked" if key.revoked else "expired" if key.expired(now) else "valid"] += 1
     return {
         "id": tenant.id, "name": tenant.name, "disabled": tenant.disabled, "weight": tenant.weight, "pool": tenant.pool,
-        "rules": {"portraits": tenant.portraits, "consent": tenant.consent},
+        "rules": {"portraits": tenant.portraits, "consent": tenant.consent,
+                  "visible_watermark": tenant.visible_watermark},
         "quotas": tenant.quotas.model_dump(exclude_none=True), "keys": states,
     }  # fmt: skip
 

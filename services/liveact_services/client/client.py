@@ -84,6 +84,7 @@ class AvatarClient:
         idle_policy: pb2.IdlePolicy = pb2.IDLE_POLICY_ANIMATE,
         seed: int = 0,
         consent: str = "",
+        watermark: pb2.Watermark | None = None,
         auto_ack: bool = True,
         resume: ResumePolicy | None = None,
         on_resume: Callable[[Outage], None] | None = None,
@@ -91,13 +92,15 @@ class AvatarClient:
         """A new session of this portrait; enter it to open it, then `await session.speak("voice.wav")` and iterate.
 
         `portrait` is an image file, its bytes, or an avatar's name, "avatars/{id}"; `size` is (width, height) in pixels, and
-        zeros ask for the server's defaults. `consent` says where the consent of the person shown is on file, which a service may
-        require: a number or URI, no name. Voice and sound are mono PCM16 at `sample_rate_hz`; `speak` resamples to it. It is
-        a session as `stream` opens it: it resumes by itself, as `resume` says. Raises `OSError` when the file cannot be read.
+        zeros ask for the server's defaults. Voice and sound are mono PCM16 at `sample_rate_hz`; `speak` resamples to it. It is
+        a session as `stream` opens it: it resumes by itself, as `resume` says. `consent` says where the consent of the person
+        shown is on file, which a service may require: a number or URI, no name. `watermark` asks for marks beside those that
+        the service puts on anyway. Raises `OSError` when the file cannot be read.
         """
         config = pb2.SessionConfig(
             prompt=prompt, width=size[0], height=size[1], fps=fps, codec=codec, pacing=pacing, idle_policy=idle_policy,
-            seed=seed, consent=consent, audio_format=pb2.AudioFormat(sample_rate_hz=sample_rate_hz, channels=1),
+            seed=seed, consent=consent, watermark=watermark,
+            audio_format=pb2.AudioFormat(sample_rate_hz=sample_rate_hz, channels=1),
         )  # fmt: skip
         if isinstance(portrait, bytes):
             config.image = portrait

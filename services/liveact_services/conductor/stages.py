@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from liveact_models.voice import BlockVoice
     from liveact_services.conductor.parts import Moved
+    from liveact_services.watermark.corner import Corner
 
 
 class Codec(StrEnum):
@@ -61,8 +62,16 @@ class SessionSpec:
     """The tenant's share of a contended Denoiser, relative to other tenants'."""
     pool: str = "default"
     """The Denoisers meant for it."""
+    label: str = ""
+    """Words in a corner of every picture; none: no label."""
+    corner: Corner = "bottom-right"
     trace: str = field(default="", compare=False)
     """The span of the call that began it, as a traceparent; it agrees to nothing."""
+
+    @property
+    def watermark(self) -> str:
+        """The kinds of marks that its pictures carry: "visible", or nothing."""
+        return " ".join(kind for kind, mark in (("visible", self.label),) if mark)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class StreamCall:
             avatar=portrait.avatar,
             portrait_sha256=portrait.sha256,
             consent=portrait.consent,
+            watermark=live.spec.watermark,
         )
 
     def resumes(self) -> None:

@@ -187,22 +187,23 @@ class Gateway(Health):
         if self._leaving:
             raise fail("SHUTTING_DOWN", "this server stops")
         limits = self._config.sessions
-        session = names.new_id()
         # The config may have come a while after the call.
         tenant = self._access.check(caller)
-        spec = dataclasses.replace(requests.session_spec(config, session, self._model, limits, tenant), trace=trace)
+        rules = Rules.of(self._config.trust, tenant)
+        spec = requests.session_spec(config, names.new_id(), self._model, limits, tenant)
+        spec = dataclasses.replace(requests.marked(spec, config, self._config.trust, rules), trace=trace)
         voice = requests.voice_format(config.audio_format)
-        portrait = await source(config, self._avatars, tenant.id, Rules.of(self._config.trust, tenant))
+        portrait = await source(config, self._avatars, tenant.id, rules)
         with TRACING.span("portrait", trace):
             picture = await asyncio.to_thread(requests.portrait, portrait.image, spec.width, spec.height)
+        session, now = spec.session, time.time()
         token = new_resume_token(session)
-        now = time.time()
         record = SessionRecord(
             id=session, tenant=tenant.id, state=SessionState.ADMITTED, width=spec.width, height=spec.height, fps=spec.fps,
             sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
             pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
             create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
-            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool,
+            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool, watermark=spec.watermark,
         )  # fmt: skip
         ledger = Ledger(record, self._store, self._leases, self._id, limits, tenant.quotas)
         with TRACING.span("admit", trace):

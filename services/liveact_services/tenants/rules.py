@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from liveact_services.watermark.corner import Corner
 
 if TYPE_CHECKING:
     from liveact_services.tenants.tenant import Tenant
@@ -27,6 +29,12 @@ class TrustConfig(BaseModel):
     """any: portraits sent with a stream, and avatars; registered: avatars only; none: avatars only, and no new ones."""
     consent: Consent = "optional"
     """Whether every portrait that is sent needs a consent reference."""
+    visible_watermark: bool = False
+    """Whether every session's pictures carry `label`; where not, a tenant's entry or a client may ask for it."""
+    label: Annotated[str, Field(min_length=1, max_length=40)] = "AI-generated"
+    """The words; "AI" where they do not fit the picture's width."""
+    corner: Corner = "bottom-right"
+    """Where they stand."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Rules:
 
     portraits: Portraits = "any"
     consent: Consent = "optional"
+    visible_watermark: bool = False
 
     @classmethod
     def of(cls, service: TrustConfig, tenant: Tenant) -> Rules:
@@ -42,6 +51,7 @@ class Rules:
         return cls(
             portraits=max(service.portraits, tenant.portraits, key=STRICTER.index),
             consent="required" if "required" in (service.consent, tenant.consent) else "optional",
+            visible_watermark=service.visible_watermark or tenant.visible_watermark,
         )
 
 

@@ -62,6 +62,8 @@ class Tenant(Strict):
     """Which it may use; with `consent`, no laxer than `ServiceConfig.trust`."""
     consent: Consent = "optional"
     """Whether portraits that it sends need a consent reference."""
+    visible_watermark: bool = False
+    """Whether its pictures carry the service's label, also where `ServiceConfig.trust` does not ask for it."""
     disabled: bool = False
     """Its calls are refused and its sessions end; its avatars stay."""
 
