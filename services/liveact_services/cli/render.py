@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liveact_services.cli import options
+from liveact_services.cli import options, sealing
 from liveact_services.cli.output import Output, frame_progress, note
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def render(
     step_devices: Annotated[
         str, typer.Option(metavar="DEVICES", help="A device a diffusion step, all busy at once: cuda:0,cuda:1,cuda:2.")
     ] = "",
+    c2pa_cert: sealing.Cert = None,
+    c2pa_key: sealing.Key = None,
     config: options.ConfigFile = None,
     preset: options.Preset = None,
     checkpoint: options.Checkpoint = None,
@@ -46,6 +48,7 @@ def render(
     from liveact_models.config import DEFAULT_PROMPT
     from liveact_services.client import Mp4Recorder, read_voice
 
+    seal = sealing.seal(c2pa_cert, c2pa_key, str(out), portrait, chosen.checkpoint)
     sound = read_voice(voice)
     note(f"loading {chosen.preset}, checkpoint {chosen.checkpoint}")
     pipeline = load_pipeline(chosen, threads, [name.strip() for name in step_devices.split(",") if name.strip()])
@@ -61,7 +64,7 @@ def render(
         prompt=prompt or DEFAULT_PROMPT,
     )
     frames, work_s, first_block_s = 0, 0.0, None
-    with Mp4Recorder(out) as recorder, frame_progress("rendering") as bar:
+    with Mp4Recorder(out, seal) as recorder, frame_progress("rendering") as bar:
         task = bar.add_task("", total=sound.seconds, frames=0)
         for block in blocks:
             if first_block_s is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liveact_services.cli import options
+from liveact_services.cli import options, sealing
 from liveact_services.cli.exits import BadInput
 from liveact_services.cli.output import Output, frame_progress, note, reserved_stdout
 from liveact_services.conductor.stages import Codec, Idle, Pacing
@@ -54,6 +54,8 @@ def stream(
     watermark: Annotated[
         bool, typer.Option("--watermark", help="Ask for the words in a corner that say how it was made.")
     ] = False,
+    c2pa_cert: sealing.Cert = None,
+    c2pa_key: sealing.Key = None,
     token: options.Token = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Ask the service to trace the stream, and say its id.")
@@ -66,6 +68,8 @@ def stream(
     """
     if out == PIPE and json:
         raise typer.BadParameter("stdout carries the video with --out -", param_hint="--json")
+    if out == PIPE and (c2pa_cert or c2pa_key):
+        raise typer.BadParameter("only an MP4 file is signed, not --out -", param_hint="--c2pa-cert")
     width, height = options.parse_size(size)
     portrait = {"avatar": image} if image.startswith("avatars/") else {"image": options.read_image(Path(image))}
     from liveact.v1 import avatar_pb2 as pb2
@@ -76,6 +80,7 @@ def stream(
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip
+    seal = sealing.seal(c2pa_cert, c2pa_key, out, config.image)
     connect = partial(_connect, server, token, _traced() if trace else ())
     if out == PIPE:
         report = _stream_to_pipe(connect, config, voice, rate, pacing.value)
@@ -83,7 +88,7 @@ def stream(
         return
     from liveact_services.client import Mp4Recorder
 
-    with Mp4Recorder(Path(out)) as recorder:
+    with Mp4Recorder(Path(out), seal) as recorder:
         report = asyncio.run(_stream(connect, config, voice, rate, pacing.value, recorder))
     output = Output(json)
     output.show(report.table("stream"), f"written to {out}")
