@@ -51,9 +51,8 @@ def stream(
     consent: Annotated[
         str, typer.Option(metavar="REFERENCE", help="Where the consent of the person shown is on file; no name.")
     ] = "",
-    watermark: Annotated[
-        bool, typer.Option("--watermark", help="Ask for the words in a corner that say how it was made.")
-    ] = False,
+    visible_watermark: options.VisibleWatermark = False,
+    invisible_watermark: options.InvisibleWatermark = False,
     c2pa_cert: sealing.Cert = None,
     c2pa_key: sealing.Key = None,
     token: options.Token = None,
@@ -75,7 +74,8 @@ def stream(
     from liveact.v1 import avatar_pb2 as pb2
 
     config = pb2.SessionConfig(
-        **portrait, consent=consent, watermark=pb2.Watermark(visible=watermark), prompt=prompt,
+        **portrait, consent=consent, prompt=prompt,
+        watermark=pb2.Watermark(visible=visible_watermark, invisible=invisible_watermark),
         width=width, height=height, fps=fps, seed=seed,
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),

@@ -81,7 +81,7 @@ def _summary(tenant: Tenant, directory: TenantDirectory) -> dict[str, Any]:
     return {
         "id": tenant.id, "name": tenant.name, "disabled": tenant.disabled, "weight": tenant.weight, "pool": tenant.pool,
         "rules": {"portraits": tenant.portraits, "consent": tenant.consent,
-                  "visible_watermark": tenant.visible_watermark},
+                  "visible_watermark": tenant.visible_watermark, "invisible_watermark": tenant.invisible_watermark},
         "quotas": tenant.quotas.model_dump(exclude_none=True), "keys": states,
     }  # fmt: skip
 

@@ -65,13 +65,15 @@ class SessionSpec:
     label: str = ""
     """Words in a corner of every picture; none: no label."""
     corner: Corner = "bottom-right"
+    mark: str = ""
+    """The id whose beginning is hidden in every picture; none: no mark."""
     trace: str = field(default="", compare=False)
     """The span of the call that began it, as a traceparent; it agrees to nothing."""
 
     @property
     def watermark(self) -> str:
-        """The kinds of marks that its pictures carry: "visible", or nothing."""
-        return " ".join(kind for kind, mark in (("visible", self.label),) if mark)
+        """The kinds of marks that its pictures carry: "visible", "invisible", both or nothing."""
+        return " ".join(kind for kind, there in (("visible", self.label), ("invisible", self.mark)) if there)
 
 
 @dataclass(frozen=True)

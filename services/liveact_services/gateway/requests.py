@@ -85,7 +85,9 @@ def session_spec(
 def marked(spec: SessionSpec, config: pb.SessionConfig, trust: TrustConfig, rules: Rules) -> SessionSpec:
     """The session with the marks that its pictures carry: what the tenant's rules ask for, and what the client does."""
     visible = rules.visible_watermark or config.watermark.visible
-    return replace(spec, label=trust.label if visible else "", corner=trust.corner)
+    invisible = rules.invisible_watermark or config.watermark.invisible
+    label, mark = trust.label if visible else "", spec.session if invisible else ""
+    return replace(spec, label=label, corner=trust.corner, mark=mark)
 
 
 def voice_format(audio: pb.AudioFormat) -> VoiceFormat:

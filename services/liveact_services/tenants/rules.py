@@ -31,6 +31,8 @@ class TrustConfig(BaseModel):
     """Whether every portrait that is sent needs a consent reference."""
     visible_watermark: bool = False
     """Whether every session's pictures carry `label`; where not, a tenant's entry or a client may ask for it."""
+    invisible_watermark: bool = False
+    """The same of the hidden beginning of the session's id."""
     label: Annotated[str, Field(min_length=1, max_length=40)] = "AI-generated"
     """The words; "AI" where they do not fit the picture's width."""
     corner: Corner = "bottom-right"
@@ -44,6 +46,7 @@ class Rules:
     portraits: Portraits = "any"
     consent: Consent = "optional"
     visible_watermark: bool = False
+    invisible_watermark: bool = False
 
     @classmethod
     def of(cls, service: TrustConfig, tenant: Tenant) -> Rules:
@@ -52,6 +55,7 @@ class Rules:
             portraits=max(service.portraits, tenant.portraits, key=STRICTER.index),
             consent="required" if "required" in (service.consent, tenant.consent) else "optional",
             visible_watermark=service.visible_watermark or tenant.visible_watermark,
+            invisible_watermark=service.invisible_watermark or tenant.invisible_watermark,
         )
 
 

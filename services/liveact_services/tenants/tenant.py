@@ -64,6 +64,8 @@ class Tenant(Strict):
     """Whether portraits that it sends need a consent reference."""
     visible_watermark: bool = False
     """Whether its pictures carry the service's label, also where `ServiceConfig.trust` does not ask for it."""
+    invisible_watermark: bool = False
+    """The same of the hidden beginning of the session's id."""
     disabled: bool = False
     """Its calls are refused and its sessions end; its avatars stay."""
 

@@ -43,7 +43,7 @@ class Decoding:
         self._at_boundary = list(self._cache.slots)
         self._new_encoder = partial(frame_encoder, spec.codec, spec.width, spec.height, spec.fps, h264)
         self._encoder = self._new_encoder()
-        self._marks = Marks(spec)
+        self._marks = Marks.of(spec)
         self.next_block = block
 
     def parts(
