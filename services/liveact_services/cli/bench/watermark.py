@@ -40,8 +40,8 @@ def watermark(
     count, height, width, _ = pictures.shape
     note(f"{count} frames of {width}x{height}")
     timed = {
-        name: _milliseconds(Marks(width, height, **kinds), pictures)
-        for name, kinds in (("visible", {"label": "AI-generated"}), ("invisible", {"mark": SESSION}))
+        "visible": _milliseconds(Marks(width, height, label="AI-generated"), pictures),
+        "invisible": _milliseconds(Marks(width, height, mark=SESSION), pictures),
     }
     marked = Marks(width, height, mark=SESSION).on(pictures)
     plain_bytes, marked_bytes = _as_served(pictures), _as_served(marked)
@@ -136,7 +136,7 @@ def _decoded(h264: bytes) -> np.ndarray:
     import av
     import numpy as np
 
-    with av.open(io.BytesIO(h264), format="h264") as container:
+    with av.open(io.BytesIO(h264), "r", format="h264") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
