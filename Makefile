@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt .ci/get_helm.py
 	@echo "setting up $(VENV) (about two minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,chart]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,chart,c2pa]'
 	@$(BIN)/python .ci/get_helm.py $(BIN)
 	@touch $@
 

@@ -23,6 +23,8 @@ HOURS = "takes hours"
 RUN = "needs a run of hours"
 STAND_IN_WEIGHTS = "the shipped weights in that folder"
 STAND_IN_CLUSTER = "an API server in memory"
+STAND_IN_OPERATOR = f"{STAND_IN_CLUSTER}, and KubeRay by script"
+SIGNED = "a certificate of the test's own"
 JUDGES = (0, 1)
 """Of a command that says by its exit code what it thinks of the machine."""
 
@@ -119,6 +121,11 @@ COMMANDS: dict[str, dict[str, How]] = {
     },
     "docs/operations.md": {
         "liveact cluster status --namespace avatars": Runs(within=STAND_IN_CLUSTER),
+        "liveact cluster rollout --image registry.example.com/avatars/liveact-serve-cpu:0.2.0 --gpu-image "
+        "registry.example.com/avatars/liveact-serve-gpu:0.2.0": Runs(
+            extra="--every 0.1 --settled 0.1", within=STAND_IN_OPERATOR
+        ),
+        "liveact cluster rollout": Runs(extra="--every 0.1 --settled 0.1", within=STAND_IN_OPERATOR),
         "liveact cluster drain NODE": Runs(within=STAND_IN_CLUSTER),
         "liveact cluster scale gpu --min 2 --max 8": Runs(within=STAND_IN_CLUSTER),
         "liveact cluster logs Denoiser --contains SESSION": Runs(within=STAND_IN_CLUSTER),
@@ -152,6 +159,16 @@ COMMANDS: dict[str, dict[str, How]] = {
         "liveact evaluate steps --checkpoint out/tiny/checkpoint": Parsed(MINUTES),
         "liveact evaluate forcing --run out/tiny": Parsed(RUN),
     },
+    "docs/trust.md": {
+        "liveact stream examples/portrait.jpg examples/voice.wav --consent REF-2026-0117": Runs(),
+        "liveact stream avatars/5d0af7a1c0ffee42 examples/voice.wav": Runs(within="an avatar that was made"),
+        "pip install 'liveact-serve[c2pa]'": Parsed(REGISTRY),
+        "liveact stream examples/portrait.jpg examples/voice.wav --out out/hello.mp4 --c2pa-cert signer.crt --c2pa-key "
+        "signer.key": Runs(within=SIGNED),
+        "liveact verify out/hello.mp4 --trust authority.pem": Runs(within=SIGNED),
+        "liveact audit --since 2h": Runs(),
+        "liveact audit --tenant acme --session 5d0a --json": Runs(),
+    },
     "docs/weights.md": {
         "liveact weights pull soulx-liveact --dry-run": Runs(within="a hub of the test's own"),
         "liveact weights pull soulx-liveact --to checkpoints/soulx-liveact": Runs(within="a hub of the test's own"),
@@ -176,6 +193,7 @@ COMMANDS: dict[str, dict[str, How]] = {
 
 PROGRAMS: dict[str, list[str]] = {
     "README.md": [""],
+    "docs/trust.md": [""],
     "docs/clients.md": [
         f"\nimport asyncio\n\nassert asyncio.run({name}('127.0.0.1:9000')) >= 8.3 * 20\n"
         for name in ("greet", "patient")

@@ -27,6 +27,9 @@ class Underneath(Protocol):
 class Pretended:
     """A cluster of which there is nothing but what is told."""
 
+    takes_s = 0.3
+    """Until it serves."""
+
     def __init__(self, name: str, image: str) -> None:
         self.image, self.began = image, time.monotonic()
         self.stopped = False
@@ -34,7 +37,11 @@ class Pretended:
     def status(self) -> tuple[str, str]:
         if self.image == BAD:
             return "DEPLOY_FAILED", "Denoiser did not start: no such checkpoint"
-        return ("DEPLOYING", "") if self.image == CRASHING or time.monotonic() - self.began < 0.3 else ("RUNNING", "")
+        return (
+            ("DEPLOYING", "")
+            if self.image == CRASHING or time.monotonic() - self.began < self.takes_s
+            else ("RUNNING", "")
+        )
 
     def stop(self) -> None:
         self.stopped = True
@@ -53,6 +60,12 @@ def config_of(image: str) -> dict[str, Any]:
          "labels": {"liveact-pool": "default"}},
     ]  # fmt: skip
     return {"headGroupSpec": {"template": pod()}, "workerGroupSpecs": workers}
+
+
+class Slow(Pretended):
+    """One that is still coming when somebody begins to watch it."""
+
+    takes_s = 8.0
 
 
 class FakeKubeRay:

@@ -123,6 +123,8 @@ CASES = [
     Case("a prompt update before READY", "NOT_READY", [config(prompt="in more hurry"), update()]),
     Case("a stream that ends without close", "STREAM_NOT_CLOSED", then=[audio()], half_close=True),
     # Portraits.
+    Case("a consent reference of 257 characters", "CONSENT_INVALID", [config(consent="r" * 257)]),
+    Case("a consent reference of two lines", "CONSENT_INVALID", [config(consent="one\ntwo")]),
     Case("no portrait", "PORTRAIT_MISSING", [config(image=None)]),
     Case("an avatar that is not there", "AVATAR_NOT_FOUND", [config(avatar="avatars/0123456789abcdef")]),
     Case("an avatar name of another form", "AVATAR_NAME_INVALID", [config(avatar="me")]),
@@ -266,6 +268,8 @@ UNARY: list[tuple[str, str, Callable[[Any], Awaitable[Any]]]] = [
     ("an avatar of an empty image", "IMAGE_EMPTY", lambda stub: stub.CreateAvatar(pb.CreateAvatarRequest())),
     ("an avatar of a GIF", "IMAGE_FORMAT_UNSUPPORTED",
      lambda stub: stub.CreateAvatar(pb.CreateAvatarRequest(image=picture(64, 64, "GIF")))),
+    ("an avatar with a consent reference of 257 characters", "CONSENT_INVALID",
+     lambda stub: stub.CreateAvatar(pb.CreateAvatarRequest(image=PORTRAIT, consent="r" * 257))),
     ("a display name of 129 characters", "DISPLAY_NAME_TOO_LONG",
      lambda stub: stub.CreateAvatar(pb.CreateAvatarRequest(image=PORTRAIT, display_name="n" * 129))),
 ]  # fmt: skip

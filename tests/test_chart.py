@@ -279,6 +279,7 @@ def test_the_watcher_may_see_nodes_and_clusters_and_evict_here_and_nothing_else(
         "Role": [
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
             {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+            {"apiGroups": ["ray.io"], "resources": ["rayservices", "rayclusters"], "verbs": ["list"]},
         ],
         "ClusterRole": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}],
     }

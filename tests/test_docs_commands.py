@@ -20,15 +20,18 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import docs_commands as docs
+from certificates import Authority
 from docs_commands import ROOT, Parsed, Runs, Serves
 from hub_fixtures import hub_of
-from kube_fixtures import NAMESPACE, SERVICE, fake_cluster
+from kube_fixtures import SERVICE, fake_cluster, kubeconfig
+from kuberay_fixtures import FakeKubeRay, Slow, config_of
 from liveact_models.checkpoint.layouts import shipped_folder
 from liveact_models.weights.releases import release
 from liveact_services.cli.main import app
@@ -58,6 +61,7 @@ class Workbench:
         self.address = ""
         self.out = ""
         self.notes: dict[str, str] = {}
+        self.exchange: Callable[[dict[str, Any]], None] = lambda config: None
         self._service: subprocess.Popen[str] | None = None
         for name in ("examples", "tests", "helm", "docs", "protos", "models", "services", "Makefile", "pyproject.toml"):
             (folder / name).symlink_to(ROOT / name)
@@ -181,14 +185,16 @@ def in_operations(bench: Workbench, command: str) -> str:
         cluster = bench.stack.enter_context(fake_cluster())
         cluster.put("v1/secrets", f"{SERVICE}-ray-auth", {"data": {"auth_token": "dG9rZW4="}})
         cluster.dashboard = lambda path, query, token: json.dumps(DASHBOARD.get(path, "line of session-7")).encode()
-        config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "here",
-            "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
-            "users": [{"name": "u", "user": {"token": "secret-token"}}],
-            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-        }  # fmt: skip
-        (bench.folder / "kubeconfig").write_text(yaml.safe_dump(config))
-        bench.environment["KUBECONFIG"] = str(bench.folder / "kubeconfig")
+        bench.environment["KUBECONFIG"] = str(kubeconfig(cluster, bench.folder / "kubeconfig"))
+        operator = bench.stack.enter_context(FakeKubeRay(cluster, Slow))
+        operator.until_serving(20)
+        bench.notes["image"] = "1"
+        bench.exchange = lambda config: cluster.kube().exchange(cluster.kube().ray_service(), config)
+    if command == "liveact cluster rollout":
+        # Somebody has upgraded the chart a moment ago.
+        bench.notes["image"] += "1"
+        bench.exchange(config_of(f"liveact:{bench.notes['image']}"))
+        time.sleep(1)
     return command.replace("NODE", "two").replace("SESSION", "session-7")
 
 
@@ -196,6 +202,24 @@ DASHBOARD = {
     "nodes": {"result": True, "data": {"summary": [{"raylet": {"nodeId": "n1", "state": "ALIVE"}}]}},
     "api/v0/logs": {"result": True, "data": {"result": {"serve": ["serve/replica_liveact_Denoiser_a.log"]}}},
 }
+
+
+def in_trust(bench: Workbench, command: str) -> str:
+    if not bench.address:
+        bench.serve("liveact serve", Serves())
+        authority = Authority(bench.folder, "authority")
+        authority.signer("signer")
+    if "avatars/" in command:
+        text = (
+            "import asyncio, pathlib; from liveact_services.client import AvatarClient\n"
+            "async def make():\n"
+            f"    async with AvatarClient('{bench.address}') as client:\n"
+            "        print((await client.create_avatar(pathlib.Path('examples/portrait.jpg').read_bytes())).name)\n"
+            "asyncio.run(make())"
+        )
+        bench.run(f"{sys.executable} -c {shlex.quote(text)}", Runs())
+        return command.replace("avatars/5d0af7a1c0ffee42", bench.out.strip().splitlines()[-1])
+    return command
 
 
 def in_scaling(bench: Workbench, command: str) -> str:
@@ -257,6 +281,7 @@ STAND_INS: dict[str, Callable[[Workbench, str], str]] = {
     "docs/scaling.md": in_scaling,
     "docs/tenants.md": in_tenants,
     "docs/training.md": in_training,
+    "docs/trust.md": in_trust,
     "docs/weights.md": in_weights,
 }
 

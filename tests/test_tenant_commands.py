@@ -73,6 +73,7 @@ def test_a_directory_is_told_without_its_secrets(tenants: Tenants) -> None:
     told = json.loads(result.stdout.splitlines()[-1])
     assert told["tenants"][0] == {
         "id": "acme", "name": "Acme", "disabled": False, "weight": 2.0, "pool": "default", "quotas": {"sessions": 3},
+        "rules": {"portraits": "any", "consent": "optional", "visible_watermark": False, "invisible_watermark": False},
         "keys": {"valid": 1, "expired": 1, "revoked": 1},
     }  # fmt: skip
     assert [tenant["disabled"] for tenant in told["tenants"]] == [False, True]

@@ -109,7 +109,7 @@ WRONG = {
     "tenants: [{id: a}, {id: a}]": r"tenants.1.id: tenant 'a' is there already",
     "tenants: [{id: A}]": r"tenants.0.id: String should match",
     "tenants: [{name: a}]": r"tenants.0.id: Field required",
-    "tenants: [{id: a, wieght: 2}]": r"tenants.0.wieght: unknown; accepted are id, name, quotas, weight, pool, disabled, keys",
+    "tenants: [{id: a, wieght: 2}]": r"tenants.0.wieght: unknown; accepted are id, name, quotas, weight, pool, portraits",
     "tenants: [{id: a, quotas: {session: 2}}]": r"quotas.session: unknown; accepted are sessions, streams, width",
     "tenants: [{id: a, quotas: {sessions: -1}}]": r"tenants.0.quotas.sessions: Input should be greater than or equal to 0",
     "tenants: [{id: a, quotas: {sessions: '2'}}]": r"tenants.0.quotas.sessions: Input should be a valid integer",

@@ -1,7 +1,7 @@
 """Clusters are exchanged under live sessions, as a platform does it: no stream is cut for good, no frame lost, no byte another.
 
 The clusters are real, each with a Ray of its own, and so are Redis, the watcher and the commands. In memory are Kubernetes' API
-and, by script, what KubeRay does with it; in place of the Service stands a forwarder that leads new connections to the active one.
+and, by script, what KubeRay does with it; in place of the Service stands a forwarder that leads new connections to the active.
 """
 
 from __future__ import annotations

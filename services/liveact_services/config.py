@@ -23,8 +23,10 @@ from pydantic_settings import (
 )  # fmt: skip
 
 from liveact_models.config import PRESETS, ConfigError
+from liveact_services.audit.config import AuditConfig
 from liveact_services.observability.config import TelemetryConfig
 from liveact_services.placement.autoscaling import ScalingRules
+from liveact_services.tenants.rules import TrustConfig
 from liveact_services.tenants.source import ENVIRONMENT
 from liveact_services.tenants.tenant import DEFAULT_POOL, Slug
 
@@ -247,6 +249,8 @@ class ServiceConfig(BaseSettings):
     vault: VaultConfig = VaultConfig()
     sessions: SessionLimits = SessionLimits()
     telemetry: TelemetryConfig = TelemetryConfig()
+    audit: AuditConfig = AuditConfig()
+    trust: TrustConfig = TrustConfig()
 
     tenants: str | None = None
     """Who may call (docs/tenants.md): a YAML file, a folder of them (a mounted Kubernetes Secret), or env:NAME, the

@@ -114,6 +114,13 @@ REASONS: dict[str, Reason] = {
     # Avatars.
     "AVATAR_NOT_FOUND": Reason(_ABSENT, Kind.PLAIN, "The caller has no such avatar."),
     "AVATAR_NAME_INVALID": Reason(_INVALID, Kind.REQUEST, "An avatar's name is avatars/{id}.", "name"),
+    "PORTRAIT_NOT_ALLOWED": Reason(_DENIED, Kind.PLAIN, "The caller may not send portraits of its own.", "config.image"),
+    "CONSENT_MISSING": Reason(
+        _INVALID, Kind.REQUEST, "The caller has to name the consent of the person shown.", "config.consent"
+    ),
+    "CONSENT_INVALID": Reason(
+        _INVALID, Kind.REQUEST, "A consent reference is text of 256 characters at most.", "config.consent"
+    ),
     "DISPLAY_NAME_TOO_LONG": Reason(_INVALID, Kind.REQUEST, "A name has 128 characters at most.", "display_name"),
     # Sessions.
     "SESSION_NOT_FOUND": Reason(_ABSENT, Kind.PLAIN, "The caller has no such session."),

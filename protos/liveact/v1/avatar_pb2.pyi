@@ -124,7 +124,7 @@ class StreamAvatarRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[SessionConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ..., end_utterance: _Optional[_Union[EndUtterance, _Mapping]] = ..., interrupt: _Optional[_Union[Interrupt, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class SessionConfig(_message.Message):
-    __slots__ = ("image", "avatar", "prompt", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "seed", "resume")
+    __slots__ = ("image", "avatar", "prompt", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "seed", "resume", "consent", "watermark")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     AVATAR_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,8 @@ class SessionConfig(_message.Message):
     IDLE_POLICY_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     avatar: str
     prompt: str
@@ -149,7 +151,17 @@ class SessionConfig(_message.Message):
     idle_policy: IdlePolicy
     seed: int
     resume: Resume
-    def __init__(self, image: _Optional[bytes] = ..., avatar: _Optional[str] = ..., prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., seed: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+    consent: str
+    watermark: Watermark
+    def __init__(self, image: _Optional[bytes] = ..., avatar: _Optional[str] = ..., prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., seed: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., consent: _Optional[str] = ..., watermark: _Optional[_Union[Watermark, _Mapping]] = ...) -> None: ...
+
+class Watermark(_message.Message):
+    __slots__ = ("visible", "invisible")
+    VISIBLE_FIELD_NUMBER: _ClassVar[int]
+    INVISIBLE_FIELD_NUMBER: _ClassVar[int]
+    visible: bool
+    invisible: bool
+    def __init__(self, visible: _Optional[bool] = ..., invisible: _Optional[bool] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("token", "next_frame")
@@ -220,7 +232,7 @@ class StreamAvatarResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., video: _Optional[_Union[VideoChunk, _Mapping]] = ..., audio: _Optional[_Union[AudioSpan, _Mapping]] = ..., event: _Optional[_Union[Event, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint", "next_sequence", "next_request")
+    __slots__ = ("name", "state", "create_time", "expire_time", "width", "height", "fps", "audio_format", "codec", "pacing", "idle_policy", "resume_token", "credit_frames", "playout_delay", "frames", "checkpoint", "next_sequence", "next_request", "watermark")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +251,7 @@ class Session(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NEXT_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SessionState
     create_time: _timestamp_pb2.Timestamp
@@ -257,7 +270,8 @@ class Session(_message.Message):
     checkpoint: str
     next_sequence: int
     next_request: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ..., next_sequence: _Optional[int] = ..., next_request: _Optional[int] = ...) -> None: ...
+    watermark: Watermark
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., fps: _Optional[int] = ..., audio_format: _Optional[_Union[AudioFormat, _Mapping]] = ..., codec: _Optional[_Union[VideoCodec, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., idle_policy: _Optional[_Union[IdlePolicy, str]] = ..., resume_token: _Optional[str] = ..., credit_frames: _Optional[int] = ..., playout_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[int] = ..., checkpoint: _Optional[str] = ..., next_sequence: _Optional[int] = ..., next_request: _Optional[int] = ..., watermark: _Optional[_Union[Watermark, _Mapping]] = ...) -> None: ...
 
 class VideoChunk(_message.Message):
     __slots__ = ("frames", "block", "times")
@@ -346,26 +360,30 @@ class Interrupted(_message.Message):
     def __init__(self, played: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., discarded: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., next_request: _Optional[int] = ...) -> None: ...
 
 class Avatar(_message.Message):
-    __slots__ = ("name", "display_name", "create_time", "source_width", "source_height")
+    __slots__ = ("name", "display_name", "create_time", "source_width", "source_height", "consent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_WIDTH_FIELD_NUMBER: _ClassVar[int]
     SOURCE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     display_name: str
     create_time: _timestamp_pb2.Timestamp
     source_width: int
     source_height: int
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source_width: _Optional[int] = ..., source_height: _Optional[int] = ...) -> None: ...
+    consent: str
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source_width: _Optional[int] = ..., source_height: _Optional[int] = ..., consent: _Optional[str] = ...) -> None: ...
 
 class CreateAvatarRequest(_message.Message):
-    __slots__ = ("image", "display_name")
+    __slots__ = ("image", "display_name", "consent")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     display_name: str
-    def __init__(self, image: _Optional[bytes] = ..., display_name: _Optional[str] = ...) -> None: ...
+    consent: str
+    def __init__(self, image: _Optional[bytes] = ..., display_name: _Optional[str] = ..., consent: _Optional[str] = ...) -> None: ...
 
 class CreateAvatarResponse(_message.Message):
     __slots__ = ("avatar",)

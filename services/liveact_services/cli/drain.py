@@ -44,7 +44,7 @@ def drain(
         raise BadInput("--undo goes with neither --let-go nor --wait")
     if (undo or let_go or wait) and not (replicas or every):
         raise BadInput("no replica is named: accepted are ids as `liveact drain` lists them, or --all")
-    with _connected(address):
+    with connected(address):
         found = _find()
         chosen = found if every else _chosen(found, replicas or [])
         left = asyncio.run(_apply(chosen, undo, let_go, wait)) if chosen else {}
@@ -57,7 +57,8 @@ def drain(
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
+def connected(address: str) -> Iterator[None]:
+    """This process, a driver of that Ray cluster. Raises `Unavailable`."""
     import logging
 
     import ray

@@ -51,6 +51,7 @@ _BAD_INPUT = (
     ("liveact_models.voice.errors", "VoiceError"),
     ("liveact_models.weights.errors", "WeightsError"),
     ("liveact_services.client.decoder", "MediaError"),
+    ("liveact_services.provenance.errors", "ProvenanceError"),
     ("liveact_services.sessions.server", "UnsuitableRedis"),
 )
 _UNAVAILABLE = (

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from liveact_services.cli import (
+    audit,
     bench,
     calibrate,
     cluster,
@@ -25,6 +26,7 @@ from liveact_services.cli import (
     tenants,
     trace,
     train,
+    verify,
     weights,
 )
 from liveact_services.cli.output import note, print_json
@@ -88,7 +90,9 @@ app.command()(parity.parity)
 app.command()(doctor.doctor)
 app.command()(calibrate.calibrate)
 app.command()(drain.drain)
+app.command()(audit.audit)
 app.command()(trace.trace)
+app.command()(verify.verify)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(cluster.app, name="cluster")

@@ -24,6 +24,12 @@ Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The portrait: PNG,
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels, multiples of 16.")]
 Prompt = Annotated[str, typer.Option(help="What is seen and how the person acts.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Fixes every random draw.")]
+VisibleWatermark = Annotated[
+    bool, typer.Option("--visible-watermark", help="Words in a corner of the picture that say how it was made.")
+]
+InvisibleWatermark = Annotated[
+    bool, typer.Option("--invisible-watermark", help="Hide an id in the pictures, which `liveact verify` finds.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 Token = Annotated[
     str | None,

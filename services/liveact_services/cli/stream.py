@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liveact_services.cli import options
+from liveact_services.cli import options, sealing
 from liveact_services.cli.exits import BadInput
 from liveact_services.cli.output import Output, frame_progress, note, reserved_stdout
 from liveact_services.conductor.stages import Codec, Idle, Pacing
@@ -30,7 +30,9 @@ PIPE = "-"
 
 
 def stream(
-    image: options.Image,
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="The portrait: PNG, JPEG or WebP; or an avatar's name, avatars/{id}.")
+    ],
     voice: Annotated[str, typer.Argument(metavar="VOICE", help="A sound file, or - for raw mono PCM16 on stdin.")],
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:9000",
     out: Annotated[
@@ -46,6 +48,13 @@ def stream(
     ] = Idle.ANIMATE,
     seed: options.Seed = 0,
     rate: Annotated[int, typer.Option(help="Samples a second of raw voice on stdin.")] = 16000,
+    consent: Annotated[
+        str, typer.Option(metavar="REFERENCE", help="Where the consent of the person shown is on file; no name.")
+    ] = "",
+    visible_watermark: options.VisibleWatermark = False,
+    invisible_watermark: options.InvisibleWatermark = False,
+    c2pa_cert: sealing.Cert = None,
+    c2pa_key: sealing.Key = None,
     token: options.Token = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Ask the service to trace the stream, and say its id.")
@@ -58,15 +67,20 @@ def stream(
     """
     if out == PIPE and json:
         raise typer.BadParameter("stdout carries the video with --out -", param_hint="--json")
+    if out == PIPE and (c2pa_cert or c2pa_key):
+        raise typer.BadParameter("only an MP4 file is signed, not --out -", param_hint="--c2pa-cert")
     width, height = options.parse_size(size)
-    portrait = options.read_image(image)
+    portrait = {"avatar": image} if image.startswith("avatars/") else {"image": options.read_image(Path(image))}
     from liveact.v1 import avatar_pb2 as pb2
 
     config = pb2.SessionConfig(
-        image=portrait, prompt=prompt, width=width, height=height, fps=fps, seed=seed,
+        **portrait, consent=consent, prompt=prompt,
+        watermark=pb2.Watermark(visible=visible_watermark, invisible=invisible_watermark),
+        width=width, height=height, fps=fps, seed=seed,
         codec=pb2.VideoCodec.Value(f"VIDEO_CODEC_{codec.name}"), pacing=pb2.Pacing.Value(f"PACING_{pacing.name}"),
         idle_policy=pb2.IdlePolicy.Value(f"IDLE_POLICY_{idle.name}"),
     )  # fmt: skip
+    seal = sealing.seal(c2pa_cert, c2pa_key, out, config.image)
     connect = partial(_connect, server, token, _traced() if trace else ())
     if out == PIPE:
         report = _stream_to_pipe(connect, config, voice, rate, pacing.value)
@@ -74,7 +88,7 @@ def stream(
         return
     from liveact_services.client import Mp4Recorder
 
-    with Mp4Recorder(Path(out)) as recorder:
+    with Mp4Recorder(Path(out), seal) as recorder:
         report = asyncio.run(_stream(connect, config, voice, rate, pacing.value, recorder))
     output = Output(json)
     output.show(report.table("stream"), f"written to {out}")

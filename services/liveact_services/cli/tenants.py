@@ -60,12 +60,13 @@ def check(
     directory = TenantDirectory.parse(DirectorySource(place).read(), pools)
     _check_key_files(directory)
     tenants = [_summary(tenant, directory) for tenant in directory.tenants.values()]
-    table = Table("tenant", "name", "weight", "pool", "quotas", "keys")
+    table = Table("tenant", "name", "weight", "pool", "quotas", "portraits", "keys")
     for row in tenants:
         quotas = ", ".join(f"{name} {value:g}" for name, value in row["quotas"].items()) or "none"
         keys = ", ".join(f"{count} {state}" for state, count in row["keys"].items() if count) or "none"
         name = f"{row['name']} (disabled)" if row["disabled"] else row["name"]
-        table.add_row(row["id"], name, f"{row['weight']:g}", row["pool"], quotas, keys)
+        portraits = f"{row['rules']['portraits']}, consent {row['rules']['consent']}"
+        table.add_row(row["id"], name, f"{row['weight']:g}", row["pool"], quotas, portraits, keys)
     output = Output(json)
     output.show(table, *(f"tokens of {issuer.issuer}, keys in {issuer.jwks}" for issuer in directory.issuers.values()))
     output.result({"tenants": tenants, "issuers": list(directory.issuers)})
@@ -79,6 +80,8 @@ def _summary(tenant: Tenant, directory: TenantDirectory) -> dict[str, Any]:
             states["revoked" if key.revoked else "expired" if key.expired(now) else "valid"] += 1
     return {
         "id": tenant.id, "name": tenant.name, "disabled": tenant.disabled, "weight": tenant.weight, "pool": tenant.pool,
+        "rules": {"portraits": tenant.portraits, "consent": tenant.consent,
+                  "visible_watermark": tenant.visible_watermark, "invisible_watermark": tenant.invisible_watermark},
         "quotas": tenant.quotas.model_dump(exclude_none=True), "keys": states,
     }  # fmt: skip
 

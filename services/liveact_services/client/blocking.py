@@ -64,9 +64,9 @@ class BlockingClient:
             )
         return BlockingSession(portal, session)
 
-    def create_avatar(self, image: bytes, display_name: str = "") -> pb2.Avatar:
+    def create_avatar(self, image: bytes, display_name: str = "", *, consent: str = "") -> pb2.Avatar:
         """Prepare a portrait once, to be named in later sessions."""
-        return self._call(lambda client: client.create_avatar(image, display_name))
+        return self._call(lambda client: client.create_avatar(image, display_name, consent=consent))
 
     def list_avatars(self) -> list[pb2.Avatar]:
         """The caller's avatars, newest first."""

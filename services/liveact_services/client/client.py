@@ -70,6 +70,8 @@ class AvatarClient:
         pacing: pb2.Pacing = pb2.PACING_REALTIME,
         idle_policy: pb2.IdlePolicy = pb2.IDLE_POLICY_ANIMATE,
         seed: int = 0,
+        consent: str = "",
+        watermark: pb2.Watermark | None = None,
         auto_ack: bool = True,
         resume: ResumePolicy | None = None,
         on_resume: Callable[[Outage], None] | None = None,
@@ -78,11 +80,14 @@ class AvatarClient:
 
         `portrait` is an image file, its bytes, or an avatar's name, "avatars/{id}"; `size` is (width, height) in pixels, and
         zeros ask for the server's defaults. Voice and sound are mono PCM16 at `sample_rate_hz`; `speak` resamples to it. It is
-        a session as `stream` opens it: it resumes by itself, as `resume` says. Raises `OSError` when the file cannot be read.
+        a session as `stream` opens it: it resumes by itself, as `resume` says. `consent` says where the consent of the person
+        shown is on file, which a service may require: a number or URI, no name. `watermark` asks for marks beside those that
+        the service puts on anyway. Raises `OSError` when the file cannot be read.
         """
         config = pb2.SessionConfig(
             prompt=prompt, width=size[0], height=size[1], fps=fps, codec=codec, pacing=pacing, idle_policy=idle_policy,
-            seed=seed, audio_format=pb2.AudioFormat(sample_rate_hz=sample_rate_hz, channels=1),
+            seed=seed, consent=consent, watermark=watermark,
+            audio_format=pb2.AudioFormat(sample_rate_hz=sample_rate_hz, channels=1),
         )  # fmt: skip
         if isinstance(portrait, bytes):
             config.image = portrait
@@ -134,9 +139,12 @@ class AvatarClient:
         """
         return self._open(pb2.SessionConfig(resume=pb2.Resume(token=token, next_frame=next_frame)), auto_ack)
 
-    async def create_avatar(self, image: bytes, display_name: str = "") -> pb2.Avatar:
-        """Prepare a portrait (PNG, JPEG or WebP) once, to be named in later configs. Raises `ClientError`."""
-        request = pb2.CreateAvatarRequest(image=image, display_name=display_name)
+    async def create_avatar(self, image: bytes, display_name: str = "", *, consent: str = "") -> pb2.Avatar:
+        """Prepare a portrait (PNG, JPEG or WebP) once, to be named in later configs. Raises `ClientError`.
+
+        `consent` says where the consent of the person shown is on file; it counts for all of the avatar's sessions.
+        """
+        request = pb2.CreateAvatarRequest(image=image, display_name=display_name, consent=consent)
         return (await self._call(self._line.stub.CreateAvatar, request)).avatar
 
     async def list_avatars(self) -> list[pb2.Avatar]:

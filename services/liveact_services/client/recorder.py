@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
@@ -16,17 +17,20 @@ class Mp4Recorder:
     """Records a session into `path`: H.264 and AAC, each frame lasting 1 / fps.
 
     Written to `path`.part, which takes its name only when everything went well: after a failure the part file stays,
-    complete up to there. A `Sink` for `speak`, and a context manager.
+    complete up to there. A `Sink` for `speak`, and a context manager. `seal` is given the finished part file, to sign it for
+    instance, and the session it is of, before the file takes its name.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, seal: Callable[[Path, pb2.Session], None] | None = None) -> None:
+        self.path, self._seal = path, seal
+        self._session = pb2.Session()
         self.part = path.with_name(path.name + ".part")
         self._muxer: Muxer | None = None
 
     def open(self, session: pb2.Session) -> None:
         """Start the file. Raises `OSError` when it cannot be written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._session = session
         self._muxer = Muxer(str(self.part), "mp4", session, {"movflags": "faststart"})
 
     def video(self, chunk: pb2.VideoChunk) -> None:
@@ -41,6 +45,8 @@ class Mp4Recorder:
         if self._muxer is not None:
             self._finish()
             if self.part.exists():
+                if self._seal is not None:
+                    self._seal(self.part, self._session)
                 self.part.replace(self.path)
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from liveact_models.voice import BlockVoice
     from liveact_services.conductor.parts import Moved
+    from liveact_services.watermark.corner import Corner
 
 
 class Codec(StrEnum):
@@ -61,8 +62,18 @@ class SessionSpec:
     """The tenant's share of a contended Denoiser, relative to other tenants'."""
     pool: str = "default"
     """The Denoisers meant for it."""
+    label: str = ""
+    """Words in a corner of every picture; none: no label."""
+    corner: Corner = "bottom-right"
+    mark: str = ""
+    """The id whose beginning is hidden in every picture; none: no mark."""
     trace: str = field(default="", compare=False)
     """The span of the call that began it, as a traceparent; it agrees to nothing."""
+
+    @property
+    def watermark(self) -> str:
+        """The kinds of marks that its pictures carry: "visible", "invisible", both or nothing."""
+        return " ".join(kind for kind, there in (("visible", self.label), ("invisible", self.mark)) if there)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode
 
+from liveact_services.audit.event import Action
+from liveact_services.audit.witness import Witness
 from liveact_services.observability.meter import METER
 from liveact_services.observability.metrics import OPENS, REFUSALS, RESUMES
 from liveact_services.observability.tracing import TRACING
@@ -14,6 +16,7 @@ from liveact_services.observability.tracing import TRACING
 if TYPE_CHECKING:
     from liveact_services.errors import ServiceError
     from liveact_services.gateway.live_session import LiveSession
+    from liveact_services.gateway.portraits import Source
 
 _SERVICES = (StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DEADLINE_EXCEEDED)
 """What is no client's doing."""
@@ -22,7 +25,8 @@ _SERVICES = (StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.UNKNOWN, St
 class StreamCall:
     """A stream: a new session's, or the continuation of one."""
 
-    def __init__(self, metadata: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, metadata: Iterable[tuple[str, str]], witness: Witness | None = None) -> None:
+        self.witness = witness or Witness()
         self._live: LiveSession | None = None
         self._resumes = False
         self._error: ServiceError | None = None
@@ -33,9 +37,18 @@ class StreamCall:
         """What its parts carry."""
         return self._span.trace
 
-    def serves(self, live: LiveSession) -> None:
-        """This session was begun."""
+    def serves(self, live: LiveSession, portrait: Source) -> None:
+        """This session was begun, of that portrait."""
         self._live = live
+        live.meter.witness = self.witness.of_session(live.spec.tenant, live.spec.session)
+        self.witness.tell(
+            Action.OPENED,
+            session=live.spec.session,
+            avatar=portrait.avatar,
+            portrait_sha256=portrait.sha256,
+            consent=portrait.consent,
+            watermark=live.spec.watermark,
+        )
 
     def resumes(self) -> None:
         """It wants to go on with a session."""
@@ -45,6 +58,8 @@ class StreamCall:
         """It goes on with this one: `here`, or `taken_over` from another Gateway."""
         self._live = live
         METER.record(RESUMES, place=place)
+        live.meter.witness = self.witness.of_session(live.spec.tenant, live.spec.session)
+        self.witness.tell(Action.RESUMED, session=live.spec.session, detail=place)
 
     def failed(self, error: ServiceError) -> None:
         """It ended with an error."""
@@ -52,6 +67,8 @@ class StreamCall:
         METER.record(REFUSALS, call="resume" if self._resumes else "stream", reason=error.reason)
         if not self._resumes and (self._live is None or not self._live.is_ready):
             METER.record(OPENS, outcome=_outcome(error))
+        if self._live is None:
+            self.witness.tell(Action.REFUSED, reason=error.reason, detail="resume" if self._resumes else "")
 
     def end(self) -> None:
         """It is over, in whatever way."""

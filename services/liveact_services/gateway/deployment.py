@@ -8,12 +8,17 @@ import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import liveact_services
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.config import ModelConfig
 from liveact_models.voice.source import RATES as SAMPLE_RATES
+from liveact_services.audit.reading import read_trails
+from liveact_services.audit.store import AuditStore
+from liveact_services.audit.trail import AuditTrail
+from liveact_services.audit.witness import Witness, swept
 from liveact_services.conductor.journal import Journal
 from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
@@ -26,8 +31,10 @@ from liveact_services.gateway.health import Health
 from liveact_services.gateway.ledger import Ledger
 from liveact_services.gateway.live_session import LiveSession
 from liveact_services.gateway.messages import CODECS, IDLE_POLICIES, PACINGS, duration
+from liveact_services.gateway.portraits import Source, source
 from liveact_services.gateway.serve_stages import ServeArchive, StageHandles, serve_stages
 from liveact_services.gateway.session_meter import measure_sessions
+from liveact_services.gateway.status import set_status
 from liveact_services.gateway.takeover import take_over
 from liveact_services.gateway.warm_up import warm_up
 from liveact_services.observability.process import observe_process
@@ -48,6 +55,7 @@ from liveact_services.sessions import (
 from liveact_services.sessions.clusters import Clusters
 from liveact_services.sessions.tokens import new_resume_token, token_hash
 from liveact_services.tenants import Access, Caller, Quotas
+from liveact_services.tenants.rules import Rules
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
@@ -88,6 +96,8 @@ class Gateway(Health):
         self._access = Access(directory)
         self._archive = ServeArchive(self._handles)
         self._id = replica_id()
+        audit = AuditStore(database, config.audit) if config.audit.store else None
+        self._trail = AuditTrail(audit, config.audit, self._id)
         self._live: dict[str, LiveSession] = {}
         self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
@@ -96,7 +106,8 @@ class Gateway(Health):
         self._warm = False
         work = [
             self._warm_up(),
-            Sweeper(self._store).run(),
+            Sweeper(self._store, ended=partial(swept, self._trail)).run(),
+            self._trail.run(),
             self._recheck(),
             self._leave(),
             self._departure.run(),
@@ -111,23 +122,25 @@ class Gateway(Health):
         self, stream: gRPCInputStream, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.StreamAvatarResponse]:
         """One session, or the continuation of one."""
-        call = StreamCall(grpc_context.invocation_metadata())
+        call = StreamCall(grpc_context.invocation_metadata(), Witness(self._trail, grpc_context.peer()))
         try:
-            async for response in self._stream(stream, await self.enter(grpc_context), call):
+            async for response in self._stream(stream, await self.enter(grpc_context, call.witness), call):
                 yield response
         except Exception as error:
             known = as_service_error(error)
             call.failed(known)
-            _set_status(grpc_context, known)
+            set_status(grpc_context, known)
             # The status travels with a message (see `_answer`), so the failure is told as an event too.
             event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
             yield pb.StreamAvatarResponse(event=event)
         finally:
             call.end()
 
-    async def enter(self, context: RayServegRPCContext) -> Caller:
+    async def enter(self, context: RayServegRPCContext, witness: Witness | None = None) -> Caller:
         """Whose call this is, once it is counted. Raises `ServiceError`."""
         caller = await self._access.caller(context.invocation_metadata())
+        if witness is not None:
+            witness.caller = caller
         await self._requests.spend(caller.tenant)
         return caller
 
@@ -139,8 +152,8 @@ class Gateway(Health):
             live, number = await self._resume(config.resume, caller, call)
             token = config.resume.token
         else:
-            live, token = await self._admit(config, caller, call.trace)
-            call.serves(live)
+            live, token, portrait = await self._admit(config, caller, call.trace)
+            call.serves(live, portrait)
             number = live.attach(caller)
         reader = asyncio.create_task(self._read(stream, live, number))
         try:
@@ -174,26 +187,27 @@ class Gateway(Health):
         if lost or not closed:
             live.abandon(number)
 
-    async def _admit(self, config: pb.SessionConfig, caller: Caller, trace: str) -> tuple[LiveSession, str]:
+    async def _admit(self, config: pb.SessionConfig, caller: Caller, trace: str) -> tuple[LiveSession, str, Source]:
         if self._leaving:
             raise fail("SHUTTING_DOWN", "this server stops")
         limits = self._config.sessions
-        session = names.new_id()
         # The config may have come a while after the call.
         tenant = self._access.check(caller)
-        spec = dataclasses.replace(requests.session_spec(config, session, self._model, limits, tenant), trace=trace)
+        rules = Rules.of(self._config.trust, tenant)
+        spec = requests.session_spec(config, names.new_id(), self._model, limits, tenant)
+        spec = dataclasses.replace(requests.marked(spec, config, self._config.trust, rules), trace=trace)
         voice = requests.voice_format(config.audio_format)
-        image = await self._image(config, tenant.id)
+        portrait = await source(config, self._avatars, tenant.id, rules)
         with TRACING.span("portrait", trace):
-            picture = await asyncio.to_thread(requests.portrait, image, spec.width, spec.height)
+            picture = await asyncio.to_thread(requests.portrait, portrait.image, spec.width, spec.height)
+        session, now = spec.session, time.time()
         token = new_resume_token(session)
-        now = time.time()
         record = SessionRecord(
             id=session, tenant=tenant.id, state=SessionState.ADMITTED, width=spec.width, height=spec.height, fps=spec.fps,
             sample_rate_hz=spec.rate, channels=1, encoding=pb.AUDIO_ENCODING_PCM_S16LE, codec=CODECS[spec.codec],
             pacing=PACINGS[spec.pacing], idle_policy=IDLE_POLICIES[spec.idle], seed=spec.seed, prompt=spec.prompt,
             create_time=now, update_time=now, expire_time=now + limits.idle_timeout_s, checkpoint=self._checkpoint,
-            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool,
+            resume_hash=token_hash(token), gateway=self._id, weight=spec.weight, pool=spec.pool, watermark=spec.watermark,
         )  # fmt: skip
         ledger = Ledger(record, self._store, self._leases, self._id, limits, tenant.quotas)
         with TRACING.span("admit", trace):
@@ -203,16 +217,7 @@ class Gateway(Health):
         live = LiveSession(spec, voice, stages, ledger, limits, self._ended, journal)
         self._live[session] = live
         live.start(picture.image)
-        return live, token
-
-    async def _image(self, config: pb.SessionConfig, tenant: str) -> bytes:
-        match config.WhichOneof("portrait"):
-            case "image":
-                return config.image
-            case "avatar":
-                return await self._avatars.image(names.avatar_id(config.avatar), tenant)
-            case _:
-                raise fail("PORTRAIT_MISSING", "neither image nor avatar is set")
+        return live, token, portrait
 
     async def _resume(self, resume: pb.Resume, caller: Caller, call: StreamCall) -> tuple[LiveSession, int]:
         call.resumes()
@@ -347,12 +352,14 @@ class Gateway(Health):
         Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
         """
         try:
-            caller = await self.enter(context)
-            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id))
+            witness = Witness(self._trail, context.peer())
+            caller = await self.enter(context, witness)
+            rules = Rules.of(self._config.trust, caller.tenant)
+            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id, rules, witness))
         except Exception as error:
             known = as_service_error(error)
             refused(known)
-            _set_status(context, known)
+            set_status(context, known)
             return empty
 
     # ---- the server --------------------------------------------------------------------------------------------------------
@@ -388,14 +395,10 @@ class Gateway(Health):
         for live in self._live.values():
             live.going_away()
 
+    async def read_audit(self, tenant: str | None, since: float) -> list[dict[str, Any]]:
+        """What `liveact audit` lists where it cannot reach the session store itself: of each tenant its events and faults."""
+        return await read_trails(AuditStore(self._database, self._config.audit), tenant, since)
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears; numbers only."""
         return {"held": float(len(self._live)), "started_at": self._started_at}
-
-
-def _set_status(context: RayServegRPCContext, error: ServiceError) -> None:
-    context.set_code(error.code)
-    context.set_details(error.message)
-    # Serve types it as text; a key that ends in -bin carries bytes.
-    trailer: Any = error.trailing_metadata()
-    context.set_trailing_metadata(trailer)

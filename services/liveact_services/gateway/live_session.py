@@ -68,7 +68,7 @@ class LiveSession:
             spec, stages, self._emit, credit_frames=limits.credit_frames, max_waiting_s=limits.max_pending_voice_s,
             journal=journal,
         )  # fmt: skip
-        self._meter = SessionMeter(spec, self.conductor.clock)
+        self.meter = SessionMeter(spec, self.conductor.clock)
         self.is_ready = False
         self._taken_over_at: float | None = None
         """When a client came for a session of another Gateway that it has had nothing of yet."""
@@ -237,7 +237,7 @@ class LiveSession:
             raise fail(reason, f"piece {chunk.sequence} came where piece {self.next_sequence} is next")
         samples, notice = requests.voice(chunk, self._voice)
         self.conductor.hear(chunk.utterance_id, samples)
-        self._meter.heard()
+        self.meter.heard()
         if notice is not None and self._noticed != chunk.utterance_id:
             self._noticed = chunk.utterance_id
             self._emit(notice)
@@ -266,7 +266,7 @@ class LiveSession:
             if not self._attached:
                 self.ledger.moved(SessionState.DETACHED)
             if began:
-                self._meter.ready()
+                self.meter.ready()
             if began or not self.conductor.delivered_frames:
                 self._emit(Event(Happening.READY))
             if not self.conductor.behind:
@@ -305,7 +305,7 @@ class LiveSession:
             if self.ledger.record.state is SessionState.READY:
                 self.ledger.moved(SessionState.STREAMING)
             self.ledger.progress(block_of_frame(made), made)
-        self._meter.emitted(output)
+        self.meter.emitted(output)
         for message in responses(output, self.spec):
             self._outbox.put(message)
 
@@ -323,7 +323,7 @@ class LiveSession:
         self._migrated(" and ".join(f"another {part}" for part in moved.parts), self.conductor.as_shown(moved))
 
     def _migrated(self, who: str, to: Moved) -> None:
-        self._meter.migrated(to.cause, to.stall_s)
+        self.meter.migrated(to.cause, to.stall_s)
         text, at = f"{who} took over after {to.stall_s:.2f} s", to.frame / self.spec.fps
         self._emit(Event(Happening.MIGRATED, at, block=to.block, stall_s=to.stall_s, message=text))
 
@@ -379,7 +379,7 @@ class LiveSession:
             self._outbox.finish()
         else:
             self._outbox.fail(error)
-        self._meter.ended(state, error)
+        self.meter.ended(state, error, self.ledger.record.frame, self.conductor.acked_frames)
         taken = error is not None and error.reason == "SESSION_TAKEN_OVER"
         self._end = independent(self._leave() if taken else self._wind_up(state))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from liveact_services.config import SessionLimits
 from liveact_services.errors import fail
 from liveact_services.gateway.messages import CODECS, ENCODINGS, IDLE_POLICIES, MAX_MESSAGE_BYTES, PACINGS
 from liveact_services.tenants import DEFAULT_TENANT, Tenant
+from liveact_services.tenants.rules import Rules, TrustConfig
 
 MAX_AUDIO_BYTES = 1024 * 1024
 CLIPPED_FRACTION = 0.01
@@ -79,6 +80,14 @@ def session_spec(
         rate=voice_format(config.audio_format).rate,
         tenant=tenant.id, weight=tenant.weight, pool=tenant.pool,
     )  # fmt: skip
+
+
+def marked(spec: SessionSpec, config: pb.SessionConfig, trust: TrustConfig, rules: Rules) -> SessionSpec:
+    """The session with the marks that its pictures carry: what the tenant's rules ask for, and what the client does."""
+    visible = rules.visible_watermark or config.watermark.visible
+    invisible = rules.invisible_watermark or config.watermark.invisible
+    label, mark = trust.label if visible else "", spec.session if invisible else ""
+    return replace(spec, label=label, corner=trust.corner, mark=mark)
 
 
 def voice_format(audio: pb.AudioFormat) -> VoiceFormat:

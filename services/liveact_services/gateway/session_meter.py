@@ -16,6 +16,7 @@ from liveact_services.observability.meter import METER
 from liveact_services.sessions import SessionState
 
 if TYPE_CHECKING:
+    from liveact_services.audit.witness import SessionWitness
     from liveact_services.conductor.clock import PlayClock
     from liveact_services.conductor.stages import SessionSpec
     from liveact_services.errors import ServiceError
@@ -32,6 +33,8 @@ class SessionMeter:
         self._spec, self._clock, self._pool = spec, clock, spec.pool
         self._asked, self._heard_at, self._spoke = time.monotonic(), 0.0, False
         self._block, self._stalls, self._stalled_s = -1, 0, 0.0
+        self.witness: SessionWitness | None = None
+        """Who tells the audit trail."""
         TRACES.note(spec.session, spec.trace)
 
     def ready(self) -> None:
@@ -56,15 +59,19 @@ class SessionMeter:
         """The session went on elsewhere."""
         METER.record(metrics.MIGRATIONS, cause=cause, pool=self._pool)
         METER.record(metrics.MIGRATION_SECONDS, stall_s, cause=cause)
+        if self.witness is not None:
+            self.witness.moved(cause, stall_s)
 
-    def ended(self, state: SessionState, error: ServiceError | None) -> None:
-        """The session is over, here at least."""
+    def ended(self, state: SessionState, error: ServiceError | None, frames: int = 0, acknowledged: int = 0) -> None:
+        """The session is over, here at least: so many frames were made, and so many the client said it has."""
         reason = "" if error is None else error.reason
         if reason == "SESSION_TAKEN_OVER":
             log.info("session went on at another server", extra=self._about)
             return
         METER.record(metrics.SESSION_ENDS, state=state.name.lower(), reason=reason)
         log.info("session %s %s", state.name.lower(), reason, extra=self._about)
+        if self.witness is not None:
+            self.witness.ended(state, error, frames, acknowledged, self._spec.fps)
 
     @property
     def _about(self) -> dict[str, str]:

@@ -178,6 +178,12 @@ VAULT_BYTES = _gauge("vault_bytes", "bytes", "Exports and journals that a Vault 
 VAULT_CAPACITY = _gauge("vault_capacity_bytes", "bytes", "What it may hold.", _VAULT)
 VAULT_SESSIONS = _gauge("vault_sessions", "sessions", "Sessions of which it holds something.", _VAULT)
 STORE_AWAY = _gauge("store_away", "0 or 1", "Whether Redis does not answer, or takes no writes.", _GATEWAY)
+AUDIT_EVENTS = _counter(
+    "audit_events", "events",
+    "Events of the audit trail: kept in Redis, dropped (in the log only: too many waited), untold (too many refusals).",
+    _GATEWAY, "outcome",
+)  # fmt: skip
+AUDIT_WAITING = _gauge("audit_waiting", "events", "Events that wait for Redis.", _GATEWAY)
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of this file."""

@@ -28,6 +28,8 @@ class AvatarRecord:
     source_height: int
     create_time: float
     """Seconds since the epoch."""
+    consent: str = ""
+    """Where the consent of the person shown is on file, as it was given."""
 
     def to_hash(self) -> dict[str, str]:
         return {name: str(value) for name, value in dataclasses.asdict(self).items()}
@@ -42,6 +44,7 @@ class AvatarRecord:
             source_width=int(text["source_width"]),
             source_height=int(text["source_height"]),
             create_time=float(text["create_time"]),
+            consent=text.get("consent", ""),
         )
 
     def to_proto(self) -> avatar_pb2.Avatar:
@@ -53,6 +56,7 @@ class AvatarRecord:
             create_time=created,
             source_width=self.source_width,
             source_height=self.source_height,
+            consent=self.consent,
         )
 
 
@@ -64,7 +68,7 @@ class AvatarStore:
         self._clock = clock
 
     async def create(
-        self, tenant: str, display_name: str, image: bytes, source_width: int, source_height: int
+        self, tenant: str, display_name: str, image: bytes, source_width: int, source_height: int, consent: str = ""
     ) -> AvatarRecord:
         """Keeps a prepared portrait (any bytes; the store does not look inside). Raises DISPLAY_NAME_TOO_LONG."""
         if len(display_name) > MAX_DISPLAY_NAME:
@@ -72,7 +76,7 @@ class AvatarStore:
                 "DISPLAY_NAME_TOO_LONG",
                 f"the display name has {len(display_name)} characters; accepted are {MAX_DISPLAY_NAME}",
             )
-        record = AvatarRecord(new_id(), tenant, display_name, source_width, source_height, self._clock())
+        record = AvatarRecord(new_id(), tenant, display_name, source_width, source_height, self._clock(), consent)
         pairs = [text for pair in record.to_hash().items() for text in pair]
         await self._database.run("avatar_create", self._keys(record.id, tenant), [record.id, image, *pairs])
         return record
@@ -86,11 +90,15 @@ class AvatarStore:
 
     async def image(self, avatar_id: str, tenant: str) -> bytes:
         """The prepared portrait. Raises AVATAR_NOT_FOUND."""
-        await self.get(avatar_id, tenant)
+        return (await self.portrait(avatar_id, tenant))[1]
+
+    async def portrait(self, avatar_id: str, tenant: str) -> tuple[AvatarRecord, bytes]:
+        """The avatar with its prepared portrait. Raises AVATAR_NOT_FOUND."""
+        record = await self.get(avatar_id, tenant)
         image = await self._database.call(self._database.client.get(self._database.key("avatar", avatar_id, "image")))
         if image is None:
             raise _not_found(avatar_id)
-        return image
+        return record, image
 
     async def list(self, tenant: str) -> list[AvatarRecord]:
         """The tenant's avatars, newest first."""

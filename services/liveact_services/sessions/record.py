@@ -59,6 +59,8 @@ class SessionRecord:
     """Its tenant's share of a contended Denoiser."""
     pool: str = DEFAULT_POOL
     """The Denoisers meant for its tenant."""
+    watermark: str = ""
+    """The kinds of marks that its pictures carry, with a space between."""
 
     def to_hash(self) -> dict[str, str]:
         """Field names to text; a number reads back exactly."""
@@ -97,11 +99,12 @@ class SessionRecord:
             idle_policy=avatar_pb2.IdlePolicy.ValueType(self.idle_policy),
             frames=self.frame,
             checkpoint=self.checkpoint,
+            watermark=avatar_pb2.Watermark(**dict.fromkeys(self.watermark.split(), True)),
         )
 
 
 WRITABLE = frozenset(field.name for field in dataclasses.fields(SessionRecord)) - {
-    "id", "tenant", "state", "create_time", "update_time", "token", "weight", "pool",
+    "id", "tenant", "state", "create_time", "update_time", "token", "weight", "pool", "watermark",
 }  # fmt: skip
 """Fields a caller may change with a move; the store itself keeps the others."""
 

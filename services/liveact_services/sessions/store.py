@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from liveact_services.errors import ServiceError, fail
@@ -18,6 +18,8 @@ from liveact_services.sessions.tokens import token_matches, token_session
 from liveact_services.tenants.tenant import UNLIMITED, Quotas
 
 _SWEEP_BATCH = 500
+Ended = Callable[[SessionRecord, SessionState], None]
+"""Hears of a session, as it was, and of the state in which it ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -215,18 +217,18 @@ class SessionStore:
         except IllegalMove:
             return await self.get(session_id, tenant)
 
-    async def sweep(self, now: float | None = None) -> dict[str, int]:
+    async def sweep(self, now: float | None = None, ended: Ended | None = None) -> dict[str, int]:
         """Ends every session whose time has passed and removes the records of long-ended ones.
 
-        Any number of processes may sweep at once. Returns how many became "EXPIRED" and "FAILED" and how many were
-        "FORGOTTEN".
+        Any number of processes may sweep at once; `ended` hears of those that this one has ended. Returns how many became
+        "EXPIRED" and "FAILED" and how many were "FORGOTTEN".
         """
         moment = self._clock() if now is None else now
         swept = {"EXPIRED": 0, "FAILED": 0, "FORGOTTEN": 0}
         while ids := await self._database.call(
             self._database.client.zrangebyscore(self._keys.due, "-inf", moment, start=0, num=_SWEEP_BATCH)
         ):
-            outcomes = [await self._sweep_one(session_id.decode(), moment) for session_id in ids]
+            outcomes = [await self._sweep_one(session_id.decode(), moment, ended) for session_id in ids]
             for outcome in outcomes:
                 if outcome in swept:
                     swept[outcome] += 1
@@ -236,7 +238,7 @@ class SessionStore:
             _log.info("sweep: %s", swept)
         return swept
 
-    async def _sweep_one(self, session_id: str, now: float) -> str:
+    async def _sweep_one(self, session_id: str, now: float, ended: Ended | None) -> str:
         record = await self._find(session_id)
         tenant = record.tenant if record else ""
         key, due = self._keys.session(session_id), self._keys.due
@@ -256,6 +258,8 @@ class SessionStore:
             ],
             [session_id, now, now + self._retention_s, ENDED_LIST],
         )
+        if ended is not None and outcome in ("EXPIRED", "FAILED"):
+            ended(record, SessionState[outcome])
         return outcome
 
     async def _find(self, session_id: str) -> SessionRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from liveact_services.errors import ServiceError
-from liveact_services.sessions.store import SessionStore
+from liveact_services.sessions.store import Ended, SessionStore
 
 PERIOD_S = 5.0
 GRACE_S = 10.0
@@ -15,15 +15,21 @@ GRACE_S = 10.0
 class Sweeper:
     """Sweeps for as long as `run` is awaited. Any number may, in any number of processes."""
 
-    def __init__(self, store: SessionStore, period_s: float = PERIOD_S, grace_s: float = GRACE_S) -> None:
-        self._store, self._period_s, self._grace_s = store, period_s, grace_s
+    def __init__(
+        self,
+        store: SessionStore,
+        period_s: float = PERIOD_S,
+        grace_s: float = GRACE_S,
+        ended: Ended | None = None,
+    ) -> None:
+        self._store, self._period_s, self._grace_s, self._ended = store, period_s, grace_s, ended
 
     async def run(self) -> None:
         """Never returns."""
         while True:
             await asyncio.sleep(self._period_s)
             try:
-                await self._store.sweep()
+                await self._store.sweep(ended=self._ended)
             except ServiceError:
                 await self._until_back()
                 await asyncio.sleep(self._grace_s)

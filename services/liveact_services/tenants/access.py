@@ -28,6 +28,8 @@ class Caller:
     """Id of its API key, if it has one."""
     issuer: str = ""
     """Who issued its token, if it has one."""
+    subject: str = ""
+    """Whom the token was issued to."""
 
 
 ANYBODY = Caller(DEFAULT_TENANT)
@@ -86,9 +88,9 @@ class Access:
         key = await self._key_set(issuer, trusted.values()).key(kid, algorithm)
         if key is None:
             raise rejected()
-        tenant = issuer.verify(token, key)
+        holder = issuer.verify(token, key)
         # The directory may be another by now.
-        return Caller(_tenant(watch.current, tenant), issuer=name)
+        return Caller(_tenant(watch.current, holder.tenant), issuer=name, subject=holder.subject)
 
     def _key_set(self, issuer: Issuer, trusted: Iterable[Issuer]) -> KeySet:
         if issuer.jwks not in self._key_sets:

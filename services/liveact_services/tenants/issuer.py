@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
@@ -17,6 +17,8 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 """Asymmetric ones only: with a shared secret whoever verifies tokens could make them."""
 
 MAX_TOKEN_BYTES = 8192
+MAX_SUBJECT = 255
+"""Characters of a subject, as OpenID Connect has it; what is beyond is cut off."""
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
@@ -41,6 +43,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Holder(NamedTuple):
+    """Whose token it is."""
+
+    tenant: str
+    subject: str
+    """Its `sub`; empty where it has none."""
+
+
 class Issuer(Strict):
     """Whose tokens are accepted, under which conditions."""
 
@@ -61,8 +71,8 @@ class Issuer(Strict):
         """Whether the keys are fetched and not read."""
         return self.jwks.startswith(("https://", "http://"))
 
-    def verify(self, token: str, key: jwt.PyJWK) -> str:
-        """The tenant a token names, once signature, issuer, audience and times hold.
+    def verify(self, token: str, key: jwt.PyJWK) -> Holder:
+        """Whom a token names, once signature, issuer, audience and times hold.
 
         Raises `ServiceError`: CREDENTIALS_INVALID, CREDENTIALS_EXPIRED.
         """
@@ -85,7 +95,8 @@ class Issuer(Strict):
         tenant = claims.get(self.tenant_claim)
         if not isinstance(tenant, str):
             raise fail("CREDENTIALS_INVALID", f"the token's claim {self.tenant_claim!r} names no tenant")
-        return tenant
+        subject = claims.get("sub")
+        return Holder(tenant, subject[:MAX_SUBJECT] if isinstance(subject, str) else "")
 
 
 def unverified(token: str) -> tuple[Mapping[str, Any], str]:

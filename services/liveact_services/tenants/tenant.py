@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from liveact_services.tenants.rules import Consent, Portraits
+
 DEFAULT_POOL = "default"
 """The Denoisers of `ServiceConfig.denoiser`."""
 
@@ -56,6 +58,14 @@ class Tenant(Strict):
     """Share of a contended Denoiser, relative to other tenants'."""
     pool: Slug = DEFAULT_POOL
     """The Denoisers that serve it: "default", or one of `ServiceConfig.pools`."""
+    portraits: Portraits = "any"
+    """Which it may use; with `consent`, no laxer than `ServiceConfig.trust`."""
+    consent: Consent = "optional"
+    """Whether portraits that it sends need a consent reference."""
+    visible_watermark: bool = False
+    """Whether its pictures carry the service's label, also where `ServiceConfig.trust` does not ask for it."""
+    invisible_watermark: bool = False
+    """The same of the hidden beginning of the session's id."""
     disabled: bool = False
     """Its calls are refused and its sessions end; its avatars stay."""
 

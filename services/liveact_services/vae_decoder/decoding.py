@@ -17,6 +17,7 @@ from liveact_models.vae.cache import CacheError, DecoderCache
 from liveact_services.conductor.stages import Denoised, EncodedFrame, SessionSpec, StageTimes, VideoPart
 from liveact_services.encoders import tensor
 from liveact_services.vae_decoder.encoding import H264, frame_encoder
+from liveact_services.watermark.marks import Marks
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ class Decoding:
         self._at_boundary = list(self._cache.slots)
         self._new_encoder = partial(frame_encoder, spec.codec, spec.width, spec.height, spec.fps, h264)
         self._encoder = self._new_encoder()
+        self._marks = Marks.of(spec)
         self.next_block = block
 
     def parts(
@@ -128,6 +130,7 @@ class Decoding:
         began = time.perf_counter()
         rgb = to_rgb(self._vae.decode_frame(latent, self._cache)).cpu().numpy()
         decoded = time.perf_counter()
+        rgb = self._marks.on(rgb)
         wanted = [(index + i, picture) for i, picture in enumerate(rgb) if index + i >= first]
         frames = tuple(EncodedFrame(i, i == first, self._encoder.encode(rgb, i, i == first)) for i, rgb in wanted)
         times = StageTimes(decode_s=decoded - began, encode_s=time.perf_counter() - decoded)

@@ -38,8 +38,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class HttpContext:
     """What a method of the Gateway asks of its call, where Serve's gRPC context would stand."""
 
-    def __init__(self, metadata: Iterable[tuple[str, str]]) -> None:
-        self._metadata = list(metadata)
+    def __init__(self, connection: HTTPConnection, metadata: Iterable[tuple[str, str]] | None = None) -> None:
+        """`metadata`: in place of the connection's headers."""
+        self._metadata = list(connection.headers.items() if metadata is None else metadata)
+        self._peer = "" if connection.client is None else f"{connection.client.host}:{connection.client.port}"
         self.code: StatusCode | None = None
         """Set by a call that failed."""
         self._text = ""
@@ -47,6 +49,9 @@ class HttpContext:
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
 
     def set_code(self, code: StatusCode) -> None:
         self.code = code
@@ -98,7 +103,7 @@ def unary(service: Any) -> Endpoint:
     """The route of every unary method of the service."""
 
     async def call(request: Request) -> Response:
-        context = HttpContext(request.headers.items())
+        context = HttpContext(request)
         kind = content_type(request)
         answer: Message | None = None
         try:

@@ -34,7 +34,7 @@ def stream(service: Any) -> Callable[[WebSocket], Awaitable[None]]:
     async def serve(socket: WebSocket) -> None:
         offered = socket.scope.get("subprotocols") or []
         await socket.accept(PROTOCOL if PROTOCOL in offered else None)
-        context = HttpContext(_metadata(socket))
+        context = HttpContext(socket, _metadata(socket))
         try:
             try:
                 require_own_page(socket)

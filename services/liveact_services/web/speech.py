@@ -48,7 +48,7 @@ def speech(service: Any, speaker: Speaker) -> Endpoint:
     """The route that speaks {"text": ...}: PCM_S16LE, one channel, at the rate that its `x-sample-rate` says."""
 
     async def speak(request: Request) -> Response:
-        context = HttpContext(request.headers.items())
+        context = HttpContext(request)
         try:
             require_own_page(request)
             await service.enter(context)

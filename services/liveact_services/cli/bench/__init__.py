@@ -18,6 +18,7 @@ from liveact_services.cli.bench import (
     precision,
     simulate,
     stream,
+    watermark,
 )
 
 app = typer.Typer(help="Measurements; each takes --json.", no_args_is_help=True)
@@ -41,3 +42,4 @@ app.command()(load.load)
 app.command()(precision.precision)
 app.command()(simulate.simulate)
 app.command()(stream.stream)
+app.command()(watermark.watermark)

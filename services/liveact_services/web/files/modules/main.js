@@ -78,7 +78,7 @@ class Console {
       const image = await this.portraits.bytes();
       await this.#openSound();
       this.#open({
-        image, prompt: this.acting.prompt, width: Number(at("size").value) || 0, height: Number(at("size").value) || 0,
+        image, consent: at("consent").value.trim(), prompt: this.acting.prompt, width: Number(at("size").value) || 0, height: Number(at("size").value) || 0,
         fps: Number(at("fps").value), audio_format: { sample_rate_hz: RATE, channels: 1 }, codec: at("codec").value,
         idle_policy: at("idle").value, seed: Math.floor(Math.random() * 2 ** 32),
       });
