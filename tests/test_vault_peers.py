@@ -132,6 +132,21 @@ async def test_a_replaced_vault_of_the_same_cluster_is_asked_too(database: Datab
         await before.put("s", DENOISER, 6, export(6), OF_A)
 
 
+async def test_a_successor_takes_what_it_has_not(database: Database) -> None:
+    async with vaults(database, "before", "after") as (before, after):
+        await begun(before)
+        # The decoder has exported to the successor already, and its owner has written there.
+        await after.put("s", DECODER, 6, export(6), OF_A)
+        await after.bring("s")
+        await after.bring("unknown")
+        assert after._shelf.blocks("s", DENOISER)[0] == 4
+        assert after._shelf.blocks("s", DECODER)[0] == 6
+        assert after._shelf.read("s", None) == pages(range(6), "a")
+        await after.write("s", OF_A, Writing(pages(range(6, 7)), ("6",)))
+        await after.bring("s")
+        assert after._shelf.read("s", None) == pages(range(6, 7))
+
+
 async def test_damaged_things_do_not_travel(database: Database) -> None:
     async with vaults(database, "a", "b") as (a, b):
         await begun(a)

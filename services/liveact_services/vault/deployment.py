@@ -17,6 +17,7 @@ from liveact_services.observability.meter import METER
 from liveact_services.observability.metrics import VAULT_BYTES, VAULT_CAPACITY, VAULT_SESSIONS
 from liveact_services.observability.process import observe_process
 from liveact_services.observability.tracing import TRACING
+from liveact_services.placement.departing import BOARD, key, until_stopped
 from liveact_services.placement.pins import Superseded
 from liveact_services.replica import node_address, replica_id
 from liveact_services.sessions import Database
@@ -28,6 +29,9 @@ from liveact_services.vault.shelf import Shelf, VaultFull, check
 if TYPE_CHECKING:
     from liveact_services.config import ServiceConfig
 
+
+AT_A_TIME = 8
+"""Sessions that are given away together."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,10 @@ class Vault:
         if redis_url is not None:
             registry = Registry(Database.connect(redis_url))
             self._meeting = asyncio.create_task(self.meet(registry, replica_id(), node_address()))
+            # Its router keeps the board of who else there is.
+            self._listening = asyncio.create_task(until_stopped())
+            # Serve awaits this before it ends the replica. Not of the class, where Python would call it without awaiting.
+            self.__del__ = self._give_away
         self._measure()
 
     async def put(self, session: str, part: Part, block: int, export: bytes, attempt: int = 0, trace: str = "") -> bool:
@@ -158,6 +166,39 @@ class Vault:
         if attempt is not None:
             self._elsewhere.pop(session, None)
         return Told(*stood, await self._whole(session, pages), {part: shelf.blocks(session, part) for part in Part})
+
+    async def bring(self, session: str) -> None:
+        """Take what other Vaults hold of the session that is not here: one of them goes."""
+        found = None if self._peers is None else await self._peers.find(session)
+        if found is None or found.taken:
+            return
+        if found.pages and not self._shelf.read(session, None):
+            self._shelf.write(session, found.attempt, Writing(found.pages, tuple(found.pages)))
+        for part, blocks in found.exports.items():
+            for block in blocks:
+                if not self._shelf.blocks(session, part) or block > self._shelf.blocks(session, part)[0]:
+                    await self._fetch(session, part, block, found)
+
+    async def _give_away(self) -> None:
+        """Serve stops this replica: have those that stay take what is held here."""
+        from ray import serve
+
+        me = serve.get_replica_context()
+        handle = serve.get_deployment_handle(me.deployment, me.app_name)
+        if not BOARD.listing(key(handle.app_name, handle.deployment_name)).serving - {me.replica_id.unique_id}:
+            return
+        turn = asyncio.Semaphore(AT_A_TIME)
+
+        async def give(session: str) -> None:
+            async with turn:
+                await handle.options(session_id=session).bring.remote(session)
+
+        held = [session for session in self._shelf.sessions if not self._shelf.standing(session)[1]]
+        given = await asyncio.gather(*map(give, held), return_exceptions=True)
+        failed = [error for error in given if error is not None]
+        log.info("%d of %d sessions were given to other Vaults", len(given) - len(failed), len(given))
+        for error in failed[:1]:
+            log.error("some were not: %s", error)
 
     async def meet(self, registry: Registry, me: str, host: str) -> None:
         """Be there for other Vaults, by that name and at a port of that host, and ask them too; for as long as this runs."""
