@@ -101,7 +101,7 @@ class Gateway(Health):
         self._live: dict[str, LiveSession] = {}
         self._resuming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._leaving = False
-        self._departure = Departure(Clusters(database), config.cluster, self._live.values)
+        self._departure = Departure(Clusters(database), config.cluster, self._live.values, self._handles.room)
         self._started_at = time.time()
         self._warm = False
         work = [

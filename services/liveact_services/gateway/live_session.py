@@ -145,8 +145,8 @@ class LiveSession:
 
     @property
     def moveable(self) -> bool:
-        """Whether there is a client that could go on elsewhere."""
-        return self.is_ready and self._attached and not self.over
+        """Whether there is a client that could go on elsewhere, and a value from which."""
+        return self.is_ready and self._attached and not self.over and self._limits.export_blocks > 0
 
     async def depart(self, error: ServiceError) -> None:
         """Have the client resume elsewhere, from as late a value as can be: it is told, and its stream ends with this."""

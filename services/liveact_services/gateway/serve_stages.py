@@ -18,7 +18,7 @@ from liveact_services.conductor.stages import BlockPlan, Boundary, SessionSpec, 
 from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.errors import fail
 from liveact_services.observability.tracing import TRACING
-from liveact_services.placement.departing import BOARD
+from liveact_services.placement.departing import BOARD, key
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -38,6 +38,14 @@ class StageHandles:
     denoisers: Mapping[str, DeploymentHandle]
     vae_decoder: DeploymentHandle
     vault: DeploymentHandle
+
+    def room(self) -> dict[str, float]:
+        """How many small sessions each pool has room for, as far as this process has heard."""
+
+        def of(handle: DeploymentHandle) -> float:
+            return BOARD.listing(key(handle.app_name, handle.deployment_name)).room
+
+        return {pool: min(of(denoiser), of(self.vae_decoder)) for pool, denoiser in self.denoisers.items()}
 
 
 def serve_stages(

@@ -24,6 +24,8 @@ class Listing:
     """Those of them that say they drain."""
     left: frozenset[str] = frozenset()
     """Those that were on it, and are not known to be dead."""
+    room: float = 0.0
+    """Small sessions that those which serve and do not drain may take besides what they hold, as far as they have said."""
 
 
 def key(application: str, deployment: str) -> str:

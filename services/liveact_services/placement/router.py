@@ -42,8 +42,16 @@ class _Telling(RequestRouter):
         away = frozenset(left)
         listed = [replica for replica in self._replicas.values() if replica.replica_id not in away]
         drain = [replica for replica in listed if (replica.routing_stats or {}).get("draining")]
-        listing = departing.Listing(_ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away))
+        room = sum(_room(replica) for replica in listed if replica not in drain)
+        listing = departing.Listing(
+            _ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away), room
+        )
         departing.BOARD.tell(departing.key(self._deployment_id.app_name, self._deployment_id.name), listing)
+
+
+def _room(replica: RunningReplica) -> float:
+    stats = replica.routing_stats or {}
+    return max(0.0, float(stats.get("capacity", 0.0)) - float(stats.get("held", 0.0)))
 
 
 def _ids(replicas: Iterable[ReplicaID]) -> frozenset[str]:
