@@ -250,6 +250,7 @@ async def test_events_wait_while_the_store_is_away_and_what_did_not_fit_is_told(
 ) -> None:
     monkeypatch.setattr(trail_module, "MAX_WAITING", 30)
     monkeypatch.setattr(trail_module, "RETRY_S", 0.1)
+    caplog.set_level("INFO")
     trail = AuditTrail(outside, AuditConfig(), "gateway-1")
     running = asyncio.create_task(trail.run())
     trail.record(Action.OPENED, "acme", session="first")
@@ -261,7 +262,7 @@ async def test_events_wait_while_the_store_is_away_and_what_did_not_fit_is_told(
     assert time.monotonic() - began < 0.2, "who records an event waits for nobody"
     await asyncio.sleep(1.5)
     assert trail.waiting == 30
-    assert sum("audit {" in r.getMessage() for r in caplog.records) == 0
+    assert sum("audit {" in r.getMessage() for r in caplog.records) == 41, "the log has all of them at once"
     assert any("audit events wait" in r.getMessage() for r in caplog.records)
     await failing.recover("stopped")
     await trail.flush(20)
