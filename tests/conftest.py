@@ -19,6 +19,9 @@ from liveact_services.conductor.local import LocalModels
 from liveact_services.config import ServiceConfig, load_config
 from liveact_services.service import RunningService, start_service
 
+# Those of which tests also import something: pytest would find them imported before it could look after their assertions.
+pytest.register_assert_rewrite("kube_fixtures", "session_fixtures", "store_fixtures", "tenant_fixtures")
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
