@@ -290,7 +290,7 @@ def test_the_watcher_may_see_nodes_and_clusters_and_evict_here_and_nothing_else(
         assert binding["roleRef"]["name"] == one(things, binding["roleRef"]["kind"], "watcher")["metadata"]["name"]
     assert not [thing for thing in render({"watcher": {"enabled": False}}) if "Role" in thing["kind"]]
     args = render({"watcher": {"taints": ["example.com/"]}})
-    assert pod_templates(args)["watcher"]["containers"][0]["args"] == ["--taint=example.com/"]
+    assert pod_templates(args)["watcher"]["containers"][0]["args"] == ["--alive=/tmp/alive", "--taint=example.com/"]
 
 
 def test_alerts_and_dashboard_are_those_that_are_tested_against_the_metrics() -> None:

@@ -208,9 +208,10 @@ def test_the_watcher_evicts_when_a_node_goes_and_from_no_other(cluster: FakeClus
 
 
 def test_the_watcher_hears_of_a_node_at_once_and_of_nothing_by_errors(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It runs for ever: through an API that fails meanwhile, too."""
+    alive = tmp_path / "alive"
     monkeypatch.setattr("liveact_services.cluster.watch.AFTER_ERROR_S", 0.1)
     told: list[str] = []
     kube = cluster.kube()
@@ -224,9 +225,11 @@ def test_the_watcher_hears_of_a_node_at_once_and_of_nothing_by_errors(
 
     kube.nodes = nodes  # type: ignore[method-assign]
     stopped = threading.Event()
-    watching = threading.Thread(target=Watcher(kube, told=told.append).run, args=(stopped.is_set,), daemon=True)
+    watcher = Watcher(kube, told=told.append, alive=alive)
+    watching = threading.Thread(target=watcher.run, args=(stopped.is_set,), daemon=True)
     watching.start()
     until(lambda: any("asking again" in line for line in told))
+    assert alive.exists(), "a probe sees that it looks, also while nobody answers"
     cluster.kube().cordon("two")
     began = time.monotonic()
     until(lambda: cluster.evicted == ["gpu-2"])

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from liveact_services.cluster.api import ClusterError, Kube
 from liveact_services.cluster.objects import Pod
@@ -35,6 +36,8 @@ class Watcher:
     told: Callable[[str], None] = log.info
     succession: Succession | None = None
     """Whether sessions follow their service to another cluster, too."""
+    alive: Path | None = None
+    """A file that is as new as the last look: whoever finds it old has found a watcher that hangs."""
     _known: dict[str, str] = field(default_factory=dict)
     """Nodes that go, and why, as said last."""
 
@@ -61,6 +64,8 @@ class Watcher:
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Look whenever a node changes, until it is stopped: which is asked every `EVERY_S`."""
         while not stopped():
+            if self.alive is not None:
+                self.alive.touch()
             try:
                 if self.succession is not None:
                     self.succession.look()
@@ -85,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Have sessions leave nodes that are about to go.")
     parser.add_argument("--namespace", metavar="NAME", help="of the service; the pod's own by default")
     parser.add_argument("--taint", action="append", default=[], metavar="KEY", help="another taint of nodes that go")
+    parser.add_argument("--alive", type=Path, metavar="FILE", help="touched at every look, for a liveness probe")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     kube, redis_url = Kube.connect(asked.namespace), load_config().redis_url
@@ -92,7 +98,7 @@ def main() -> None:
     succession = None if redis_url is None else Succession(kube, redis_url)
     if succession is None:
         log.warning("no redis_url: sessions stay at a cluster in whose place another serves until it is deleted")
-    Watcher(kube, asked.taint, succession=succession).run()
+    Watcher(kube, asked.taint, succession=succession, alive=asked.alive).run()
 
 
 if __name__ == "__main__":
