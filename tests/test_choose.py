@@ -45,6 +45,23 @@ def test_in_a_large_fleet_few_that_look_full_are_asked_and_not_the_same_for_ever
     assert choose(Pin("s", None, tuple(asked)), views) == ["roomy"]
 
 
+def test_who_was_refused_in_a_large_fleet_does_not_stand_in_line_with_all_others() -> None:
+    def asked(replicas: int, session: str) -> list[str]:
+        views = [ReplicaView(f"r{n:04}", n, 0, 64) for n in range(replicas)]
+        found: list[str] = []
+        for _ in range(6):
+            found.append(choose(Pin(session, None, tuple(found)), views)[0])
+        return found
+
+    sessions = [str(number) for number in range(20)]
+    by_age = [f"r{n:04}" for n in range(6)]
+    assert all(asked(100, session) == by_age for session in sessions), "a small fleet is filled by age"
+    large = [asked(2000, session) for session in sessions]
+    assert {found[0] for found in large} == {"r0000"}, "the oldest is asked first by everybody"
+    assert all(len(set(found)) == 6 for found in large)
+    assert len({found[-1] for found in large}) > 10
+
+
 def test_a_session_that_many_have_refused_asks_no_more() -> None:
     views = [ReplicaView(f"r{n}", n, 3, 4) for n in range(1000)]
     fleet, asked = Fleet(), []

@@ -43,8 +43,8 @@ class LocalCluster:
     def _read(self) -> None:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if line:
-            self.address = json.loads(line)["grpc"]
+        # One that fails says so in JSON, too.
+        self.address = json.loads(line or "{}").get("grpc", "")
 
     def status(self) -> tuple[str, str]:
         """As Serve's status of the application, and why."""

@@ -45,9 +45,9 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
 
     A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room: that
     leaves the newest empty, which Serve removes first. How large it is nobody knows here. So those that have room for one
-    small session are asked, and the more have refused it, the more room the next is to have (`wanted`). Those that look full
-    come last, because the view may be late, and only until `MOST_ASKED` have refused; who was refused by `MOST_REFUSALS` asks
-    nobody. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
+    small session are asked, and the more have refused it, the more room the next is to have (`wanted`), and in a large fleet the
+    less does age count (`passed_over`). Those that look full come last, because the view may be late, and only until `MOST_ASKED`
+    have refused; who was refused by `MOST_REFUSALS` asks nobody. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
     """
     if pin.replica is not None:
         for replica in replicas:
@@ -55,12 +55,16 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
                 return [replica.id]
         raise ReplicaGone(f"replica {pin.replica} no longer serves")
     require_patience(pin)
-    willing = [r for r in replicas if r.pool == pool and not r.draining and r.id not in pin.refused]
+    fleet = [r for r in replicas if r.pool == pool]
+    willing = [r for r in fleet if not r.draining and r.id not in pin.refused]
     if not willing:
         raise NoReplica("every replica has refused the session")
     need = wanted(pin)
     roomy = [r for r in willing if r.has_room(1.0)]
     roomy.sort(key=lambda r: (not r.has_room(need), r.age_order))
+    if fitting := sum(r.has_room(need) for r in roomy):
+        first = passed_over(pin, len(fleet)) % fitting
+        roomy = [*roomy[first:fitting], *roomy[:first], *roomy[fitting:]]
     full = [r for r in willing if not r.has_room(1.0)] if len(pin.refused) < MOST_ASKED else []
     if not roomy and not full:
         raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
@@ -80,6 +84,16 @@ def wanted(pin: Pin) -> float:
     return float(2 ** min(len(pin.refused) // 2, 16))
 
 
+def passed_over(pin: Pin, fleet: int) -> int:
+    """How many with enough room are not asked first, in a fleet of so many: none at first, then some by chance.
+
+    Of a large fleet all who come between two tidings ask the oldest, which is soon full; who was refused would else stand in line
+    with all others again, from one to the next.
+    """
+    widest = min(1 + fleet // CROWD, 2 ** len(pin.refused)) if fleet >= LARGE else 1
+    return zlib.crc32(f"{pin.session}#{len(pin.refused)}".encode()) % widest
+
+
 def fits(held: float, need: float, capacity: float) -> bool:
     """Whether `need` goes on top of `held`; sums of utilisations carry rounding."""
     return held + need <= capacity + ROUNDING
@@ -89,4 +103,7 @@ MOST_ASKED = 4
 """Who was refused by so many asks none that looks full; each answers in milliseconds, and a fleet may have thousands."""
 MOST_REFUSALS = 32
 """Who was refused by so many asks nobody: a large session finds a thousand replicas with a little room, one after the other."""
+LARGE, CROWD = 128, 32
+"""From how many replicas on some are passed over, and how many there are to each that is, at most. A smaller fleet is filled by
+age alone, which keeps its room together; one of thousands has dozens of clients between two tidings."""
 ROUNDING = 1e-9

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 
-from liveact_services.placement.choose import MOST_ASKED, ROUNDING, ReplicaView, require_patience, wanted
+from liveact_services.placement.choose import MOST_ASKED, ROUNDING, ReplicaView, passed_over, require_patience, wanted
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 _CLOSED = -math.inf
@@ -98,24 +98,23 @@ class Fleet:
         if pin.replica is not None:
             return self.view(pin.replica).id
         require_patience(pin)
-        # Those older than who refused it, with as much room as it wants now, were asked before.
-        asked = max((self._slots.get(replica, -1) for replica in pin.refused), default=-1)
-        for need, start in ((wanted(pin), asked + 1), (1.0, 0)):
-            if (replica := self._with_room(pin, need, start)) is not None:
+        for need, skip in ((wanted(pin), passed_over(pin, len(self))), (1.0, 0)):
+            if (replica := self._with_room(pin, need, skip)) is not None:
                 return replica
         if len(pin.refused) < MOST_ASKED and (replica := self._full(pin)) is not None:
             return replica
         raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
 
-    def _with_room(self, pin: Pin, need: float, start: int) -> str | None:
-        """The oldest from this place on with room for so many small sessions that has not refused."""
-        slot = self._first(start, need - ROUNDING)
-        while slot >= 0:
+    def _with_room(self, pin: Pin, need: float, skip: int) -> str | None:
+        """One with room for so many small sessions that has not refused: the oldest but so many, counted in a circle."""
+        fitting: list[str] = []
+        slot = self._first(0, need - ROUNDING)
+        while slot >= 0 and len(fitting) <= skip:
             replica = self._ids[slot]
             if replica is not None and replica not in pin.refused:
-                return replica
+                fitting.append(replica)
             slot = self._first(slot + 1, need - ROUNDING)
-        return None
+        return fitting[skip % len(fitting)] if fitting else None
 
     def _full(self, pin: Pin) -> str | None:
         """A willing one that has not refused: the first from a place in the list that is another for each session."""
