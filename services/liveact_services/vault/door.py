@@ -69,11 +69,15 @@ class Door(pb_grpc.VaultServiceServicer):
 
     async def stay_known(self, address: Address, registry: Registry) -> None:
         """Keep the registry's entry up, for as long as this runs."""
+        known = True
         while True:
             try:
                 await registry.renew(address)
+                known = True
             except ServiceError as error:
-                log.warning("other Vaults do not hear of this one: %s", error)
+                if known:
+                    log.warning("other Vaults do not hear of this one: %s", error)
+                known = False
             await asyncio.sleep(LAPSE_S / 3)
 
     async def close(self) -> None:
