@@ -174,14 +174,13 @@ class Kube:
         place = f"/spec/rayClusterConfig/workerGroupSpecs/{group.index}"
         patch: list[dict[str, Any]] = [{"op": "test", "path": f"{place}/groupName", "value": group.name}]
         patch += [{"op": "add", "path": f"{place}/{key}", "value": value} for key, value in counts.items()]
-        with self._asking(f"change the RayService {service.name}"):
-            self._api("CustomObjectsApi").patch_namespaced_custom_object(
-                *RAY, self.namespace, "rayservices", service.name, patch
-            )
+        self._change(service, patch)
 
     def exchange(self, service: RayService, config: dict[str, Any]) -> None:
         """Another rayClusterConfig: KubeRay makes a cluster of it beside the one that serves, or drops one that it made."""
-        patch = [{"op": "replace", "path": "/spec/rayClusterConfig", "value": config}]
+        self._change(service, [{"op": "replace", "path": "/spec/rayClusterConfig", "value": config}])
+
+    def _change(self, service: RayService, patch: list[dict[str, Any]]) -> None:
         with self._asking(f"change the RayService {service.name}"):
             self._api("CustomObjectsApi").patch_namespaced_custom_object(
                 *RAY, self.namespace, "rayservices", service.name, patch

@@ -88,7 +88,7 @@ class Rollout:
                 return ""
             if found.pending != new:
                 return f"{new} is not coming any more: KubeRay says {found.pending or 'nothing'} is"
-            pods = [pod for pod in self.kube.pods() if pod.cluster == new]
+            pods = _of(new, self.kube.pods())
             state = f"{new}: {sum(pod.ready for pod in pods)} of {len(pods)} pods are ready"
             if state != before:
                 self.told(state)
@@ -107,9 +107,9 @@ class Rollout:
             if found.active != new:
                 return f"{found.active or 'nothing'} serves in place of {new}", max(before, 0)
             pods = self.kube.pods()
-            if why := self._fails(found, new, [pod for pod in pods if pod.cluster == new]):
+            if why := self._fails(found, new, _of(new, pods)):
                 return why, max(before, 0)
-            left = self.sessions(self.service.active)
+            left = self._held(_of(self.service.active, pods))
             if left != before:
                 self.told(f"{self.service.active} holds {left} sessions")
             before, waited = left, self.now() - began
@@ -122,13 +122,16 @@ class Rollout:
         self.kube.exchange(self.service, config)
         self.told(f"{self.service.name} goes back to the configuration of {self.service.active}")
 
-    def sessions(self, cluster: str) -> int:
-        """Sessions that the cluster's replicas hold; a parked one counts, since its decoder is held."""
+    def sessions(self) -> int:
+        """Sessions that the replicas of the cluster hold that served when it began."""
+        return self._held(_of(self.service.active, self.kube.pods()))
+
+    def _held(self, pods: list[Pod]) -> int:
+        """Of the deployment that holds most: a parked session counts, since its decoder is held."""
         held: dict[str, int] = {}
-        for pod in self.kube.pods():
-            if pod.cluster == cluster and pod.ready:
-                for one in self.kube.sessions(pod):
-                    held[one.deployment] = held.get(one.deployment, 0) + one.held
+        for pod in pods:
+            for one in self.kube.sessions(pod) if pod.ready else ():
+                held[one.deployment] = held.get(one.deployment, 0) + one.held
         return max(held.values(), default=0)
 
     def _read(self) -> RayService:
@@ -147,6 +150,10 @@ class Rollout:
             self._failing_since = self.now()
             self.told(why)
         return why if status == "DEPLOY_FAILED" or self.now() - self._failing_since >= self.patience.failing_s else ""
+
+
+def _of(cluster: str, pods: list[Pod]) -> list[Pod]:
+    return [pod for pod in pods if pod.cluster == cluster]
 
 
 def with_images(config: dict[str, Any], image: str | None, gpu_image: str | None) -> dict[str, Any]:

@@ -33,18 +33,12 @@ class Registry:
         """Sorted set of entries by when each lapses."""
 
     async def renew(self, address: Address) -> None:
-        """Say that the Vault is there, for `LAPSE_S` from now."""
-        await self._database.call(
-            self._database.client.zadd(self._key, {json.dumps(asdict(address)): self._clock() + LAPSE_S})
-        )
-
-    async def remove(self, address: Address) -> None:
-        """Say that it has gone."""
-        await self._database.call(self._database.client.zrem(self._key, json.dumps(asdict(address))))
+        """Say that the Vault is there, for `LAPSE_S` from now, and forget those that do not say so any more."""
+        now, client = self._clock(), self._database.client
+        await self._database.call(client.zadd(self._key, {json.dumps(asdict(address)): now + LAPSE_S}))
+        await self._database.call(client.zremrangebyscore(self._key, "-inf", now))
 
     async def others(self, me: str) -> list[Address]:
         """Every Vault but this one."""
-        now = self._clock()
-        await self._database.call(self._database.client.zremrangebyscore(self._key, "-inf", now))
-        entries = await self._database.call(self._database.client.zrangebyscore(self._key, now, "+inf"))
+        entries = await self._database.call(self._database.client.zrangebyscore(self._key, f"({self._clock()}", "+inf"))
         return [known for entry in entries if (known := Address(**json.loads(entry))).id != me]

@@ -59,7 +59,7 @@ def rollout(
         rolling = Rollout(
             kube, found, Patience(serving, failing, settled, wait, every), told=lambda text: _told(began, text)
         )
-        held, left = rolling.sessions(found.active), 0
+        held, left = rolling.sessions(), 0
         try:
             if not found.pending:
                 rolling.begin(with_images(before, image, gpu_image))
