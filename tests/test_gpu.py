@@ -34,7 +34,8 @@ def test_a_gpu_makes_the_latents_of_the_cpu(precision: str, bound: float) -> Non
 def test_memory_that_sessions_take_is_taken_from_the_room_for_others() -> None:
     from liveact_models.timeline import block_frames
     from liveact_services.conductor.stages import Features
-    from liveact_services.denoiser.rank import Conditions, LocalRank
+    from liveact_services.denoiser.local_rank import LocalRank
+    from liveact_services.denoiser.rank import Conditions
     from stage_fixtures import session_spec
 
     checkpoint = open_checkpoint("untrained")

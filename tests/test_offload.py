@@ -12,7 +12,7 @@ from liveact_models.engine import Engine
 from liveact_models.offload import host_bytes, host_tensors, offload, offloaded_layers
 from liveact_models.timeline import AUDIO_REACH, block_frames
 from liveact_models.transformer import LiveActTransformer
-from liveact_services.denoiser.rank import LocalRank
+from liveact_services.denoiser.local_rank import LocalRank
 from liveact_services.denoiser.warm_up import SESSION, warm_up
 from liveact_services.placement.pins import ReplicaGone
 

@@ -23,7 +23,7 @@ from liveact_models.blob import StateError
 from liveact_models.config import ConfigError
 from liveact_models.memory import memory_bytes
 from liveact_services.config import DenoiserConfig, load_config
-from liveact_services.denoiser.rank_group import SharedRanks
+from liveact_services.denoiser.shared_ranks import SharedRanks
 from liveact_services.denoiser.turns import Turns
 from liveact_services.observability.spans import read_spans
 from liveact_services.placement.pins import ReplicaGone
@@ -52,9 +52,9 @@ class Ended:
 
 
 @contextmanager
-def replicas_bundles() -> Iterator[PlacementGroup]:
+def replicas_bundles(ranks: int = 2) -> Iterator[PlacementGroup]:
     """Where the ranks of one replica are, in the Ray of the running service."""
-    resources = rank_resources(2, 0.1, 0)
+    resources = rank_resources(ranks, 0.1, 0)
     group = placement_group(resources["placement_group_bundles"], resources["placement_group_strategy"])
     assert group.wait(30)
     yield group
@@ -272,6 +272,9 @@ def test_a_replica_of_two_ranks_takes_a_bundle_for_itself_and_one_for_each() -> 
         ({"denoiser": {"ranks": 0}}, "denoiser.ranks"),
         ({"denoiser": {"ranks": 2, "num_gpus": 0.5}}, "num_gpus 0.5 with 2 ranks: accepted for each rank are 0 and 1"),
         ({"denoiser": {"exchange": "int8"}}, "denoiser.exchange"),
+        ({"denoiser": {"parallel": "layers"}}, "denoiser.parallel"),
+        ({"denoiser": {"parallel": "steps", "ranks": 2}}, "denoiser.parallel steps with 2 ranks.*accepted are 3 ranks"),
+        ({"pools": {"gold": {"parallel": "steps"}}}, "pools.gold.parallel steps with 1 ranks"),
         ({"vae_decoder": {"ranks": 2}}, "vae_decoder.ranks"),
     ],
 )
@@ -279,3 +282,4 @@ def test_ranks_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -
     with pytest.raises(ConfigError, match=told):
         load_config(**settings)
     assert load_config(preset="soulx-liveact-18b", denoiser={"ranks": 5, "num_gpus": 1}).denoiser.ranks == 5
+    assert load_config(denoiser={"ranks": 3, "parallel": "steps"}).denoiser.coordinates

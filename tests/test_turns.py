@@ -16,7 +16,8 @@ from liveact_models.checkpoint import open_checkpoint
 from liveact_models.engine import Engine
 from liveact_models.timeline import block_frames
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
-from liveact_services.denoiser.rank import Conditions, LocalRank
+from liveact_services.denoiser.local_rank import LocalRank
+from liveact_services.denoiser.rank import Conditions
 from liveact_services.denoiser.turns import Turns
 from liveact_services.observability.spans import read_spans
 from liveact_services.placement.pins import ReplicaGone
@@ -223,7 +224,7 @@ async def test_a_session_that_begins_anew_is_not_put_forward_by_a_block_of_what_
         while len(rank.made) < steps:
             await asyncio.sleep(0)
         turns.send_away("a")
-        await turns._compute.run(rank.open, spec, conditions(7))
+        await turns._lanes[0].compute.run(rank.open, spec, conditions(7))
         with pytest.raises(ReplicaGone, match="began anew"):
             await before
         assert rank.position("a") == 0

@@ -91,11 +91,16 @@ class BlockDenoiser:
         conditioning = self.transformer.condition(changed.text, state.clip)
         state.text, state.prompt_version, state.conditioning = changed.text, version, conditioning
 
-    def adopt(self, exported: bytes) -> SessionState:
-        """The session of an export, ready to go on here; raises `StateError` as `SessionState.adopt` does."""
+    def adopt(self, exported: bytes, step: int | None = None) -> SessionState:
+        """The session of an export, ready to go on here; raises `StateError` as `SessionState.adopt` does.
+
+        `step`: that whose memory is held here, where others' is elsewhere; None: all.
+        """
         state = SessionState.adopt(exported, self.config)
         if self.heads is not None:
             state = state.part(self.heads)
+        if step is not None:
+            state = state.at_step(step)
         state = state.to(self.transformer.device)
         misfit = self._misfit(state)
         if misfit:
@@ -115,6 +120,27 @@ class BlockDenoiser:
                 next(steps)
             except StopIteration as done:
                 return done.value
+
+    @torch.inference_mode()
+    def step(
+        self, state: SessionState, number: int, audio: Tensor, latent: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One diffusion step of the session's next block, of whose memory the state may hold this step's alone.
+
+        Args:
+            state: stays as it is; of another step's device (`SessionState.at_step`) it is refused.
+            audio: features of the block, as `steps` takes them.
+            latent: what the step before gave, [16, 6 or 8, height / 8, width / 8] in float32; None at step 0.
+
+        Returns the next latent, and this step's caches as they are after the block.
+        """
+        if state.step not in (None, number):
+            raise ValueError(f"step {number}: the session's memory here is that of step {state.step}")
+        self.check_audio(state.block, audio)
+        run = BlockRun(
+            self.transformer, state, self._conditioning(state), audio, seeded_noise(state.seed), self.cache
+        )  # fmt: skip
+        return run.step(number, run.start() if latent is None else latent), run.memory
 
     @torch.inference_mode()
     def steps(

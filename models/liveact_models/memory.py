@@ -59,6 +59,11 @@ def null_cache(step: int) -> str:
     return f"step{step}.null"
 
 
+def step_caches(step: int) -> tuple[str, str]:
+    """The caches that a diffusion step reads and writes; the second is there with audio guidance alone."""
+    return step_cache(step), null_cache(step)
+
+
 def cache_shape(
     config: ModelConfig, width: int, height: int, heads: int | None = None
 ) -> tuple[int, int, int, int, int]:
@@ -78,14 +83,21 @@ def frame_tokens(config: ModelConfig, width: int, height: int) -> int:
 
 
 def memory_bytes(
-    config: ModelConfig, width: int, height: int, dtype: torch.dtype, guided: bool = False, heads: int | None = None
+    config: ModelConfig,
+    width: int,
+    height: int,
+    dtype: torch.dtype,
+    guided: bool = False,
+    heads: int | None = None,
+    step: int | None = None,
 ) -> int:
     """Bytes of a session's memory from block 0 on, the same for a second and an hour.
 
     caches * layers * 2 * 6 * tokens_per_frame * dim * bytes of the type; 3 caches, 5 with audio guidance. e4m3 has four bytes of
-    scale a token and head beside it. `heads`: on one rank of several, its share of them.
+    scale a token and head beside it. `heads`: on one rank of several, its share of them. `step`: on the device of that step.
     """
-    caches = len(_cache_names(config.sampling, guided))
+    names = _cache_names(config.sampling, guided)
+    caches = len(names if step is None else {*names} & {*step_caches(step)})
     rows = math.prod(cache_shape(config, width, height, heads)[:-1])
     row = config.transformer.head_dim * dtype.itemsize + (SCALE.itemsize if dtype == FP8 else 0)
     return caches * rows * row

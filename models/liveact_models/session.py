@@ -13,7 +13,7 @@ from torch import Tensor
 from liveact_models import blob
 from liveact_models.blob import StateError
 from liveact_models.config import ModelConfig, SamplingConfig, check_size
-from liveact_models.memory import SCALES, cache_names, cache_shape
+from liveact_models.memory import SCALES, cache_names, cache_shape, step_caches
 from liveact_models.precision.fp8 import FP8, SCALE
 from liveact_models.sampler import check_seed
 from liveact_models.timeline import WINDOW_SLOTS
@@ -62,6 +62,8 @@ class SessionState:
     """The sound at hand and its statistics; names and shapes are the voice buffer's own."""
     heads: range | None = None
     """The heads whose memory is here, on one rank of several; None: all. Only a whole session is exported."""
+    step: int | None = None
+    """The diffusion step whose memory is here, on a device of its own; None: all steps'."""
     conditioning: Conditioning | None = field(default=None, repr=False)
     """Derived from text and clip by the transformer, not part of the value: not exported, rebuilt when None."""
 
@@ -108,7 +110,8 @@ class SessionState:
         }
 
     def _caches(self) -> tuple[str, ...]:
-        return cache_names(self.sampling) if self.block else ()
+        names = cache_names(self.sampling) if self.block else ()
+        return names if self.step is None else tuple(name for name in names if name in step_caches(self.step))
 
     def _conditions(self) -> dict[str, Tensor]:
         return {"text": self.text, "clip": self.clip, "reference": self.reference}
@@ -130,6 +133,27 @@ class SessionState:
         """What one rank of several holds of a whole session: the memory of these heads, in storage of its own."""
         memory = {name: tensor[..., heads.start : heads.stop, :].contiguous() for name, tensor in self.memory.items()}
         return dataclasses.replace(self, memory=memory, heads=heads)
+
+    def at_step(self, step: int) -> SessionState:
+        """What the device of one diffusion step holds of a whole session: the memory of that step."""
+        own = step_caches(step)
+        memory = {name: tensor for name, tensor in self.memory.items() if name.removesuffix(SCALES) in own}
+        return dataclasses.replace(self, memory=memory, step=step)
+
+    @classmethod
+    def of_steps(cls, parts: Sequence[SessionState]) -> SessionState:
+        """The whole session out of what the devices of its steps hold, in the order of the steps.
+
+        Raises `ValueError` when the parts are not one session's, all steps of it, at one block.
+        """
+        steps, blocks = [part.step for part in parts], [part.block for part in parts]
+        if steps != [*range(parts[0].sampling.num_steps)] or len(set(blocks)) != 1:
+            raise ValueError(
+                f"parts of steps {steps} before blocks {blocks}: accepted are all {parts[0].sampling.num_steps} steps in "
+                "their order, before one block"
+            )
+        memory = {name: tensor for part in parts for name, tensor in part.memory.items()}
+        return dataclasses.replace(parts[0], memory=memory, step=None)
 
     @classmethod
     def joined(cls, parts: Sequence[SessionState]) -> SessionState:
@@ -154,8 +178,10 @@ class SessionState:
 
         Raises `ValueError` for a part of a session.
         """
-        if self.heads is not None:
-            raise ValueError(f"heads {self.heads}: exported is a whole session, see `joined`")
+        if self.heads is not None or self.step is not None:
+            raise ValueError(
+                f"heads {self.heads}, step {self.step}: exported is a whole session, see `joined` and `of_steps`"
+            )
         header: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
         header["sampling"] = dataclasses.asdict(self.sampling)
         tensors = {

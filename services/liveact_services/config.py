@@ -86,8 +86,11 @@ class DenoiserConfig(StageConfig):
 
     ranks: Annotated[int, Field(ge=1)] = 1
     """Processes that share each replica's model, `num_cpus`, `num_gpus` and `threads` for each of them. Any number gives the
-    same video; each loads all weights and holds its heads' share of the sessions' memory. More than one need a GPU each (NCCL)
-    or none (gloo)."""
+    same video; each loads all weights and holds its share of the sessions' memory. More than one need a GPU each or none."""
+    parallel: Literal["sequence", "steps"] = "sequence"
+    """What several ranks share. "sequence": every step, by its tokens (NCCL between GPUs, gloo otherwise), so that a block takes
+    less time. "steps": a rank makes one diffusion step of every block, as many ranks as there are steps, so that as many
+    sessions are denoised at once and nothing is exchanged within a step."""
     precision: Literal["fp32", "bf16", "fp8"] = "fp32"
     """Of the transformer, its sessions' memory included. fp8: bf16 with the layers' linears in e4m3, a scale a token
     and an output channel, but for those that `liveact calibrate` found to be too far off."""
@@ -97,7 +100,7 @@ class DenoiserConfig(StageConfig):
     """What computes attention; "auto": the first of the others that runs on the device. `liveact doctor` says which."""
     graphs: bool = False
     """Capture the diffusion steps in CUDA graphs, one a step and size of picture, replayed from then on. Needs a GPU, one rank
-    and no offloaded layers. Not yet run on a GPU."""
+    or one a step, and no offloaded layers. Not yet run on a GPU."""
     exchange: Literal["exact", "fp8"] = "exact"
     """How queries, keys, values and attention outputs travel between ranks: as they are, or as e4m3 with a scale a head."""
     offload_blocks: Annotated[int, Field(ge=0)] = 0
@@ -111,6 +114,11 @@ class DenoiserConfig(StageConfig):
         return self.ranks > 1
 
     @property
+    def shares_steps(self) -> bool:
+        """Whether several ranks work at each step, by its tokens and heads."""
+        return self.coordinates and self.parallel == "sequence"
+
+    @property
     def engine(self) -> Engine:
         """How the transformer is computed."""
         from liveact_models.engine import Engine
@@ -121,9 +129,9 @@ class DenoiserConfig(StageConfig):
     def _a_device_a_rank(self) -> DenoiserConfig:
         if self.coordinates and self.num_gpus not in (0, 1):
             raise ValueError(f"num_gpus {self.num_gpus:g} with {self.ranks} ranks: accepted for each rank are 0 and 1")
-        if self.graphs and (self.coordinates or self.offload_blocks):
+        if self.graphs and (self.shares_steps or self.offload_blocks):
             raise ValueError(
-                f"graphs with {self.ranks} ranks and offload_blocks {self.offload_blocks}: accepted are 1 and 0"
+                f"graphs with {self.ranks} ranks and offload_blocks {self.offload_blocks}: accepted are 1, or one a step, and 0"
             )
         return self
 
@@ -288,11 +296,17 @@ class ServiceConfig(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _heads_for_all_ranks(self) -> ServiceConfig:
-        heads = PRESETS[self.preset].transformer.num_heads
+    def _work_for_all_ranks(self) -> ServiceConfig:
+        model = PRESETS[self.preset]
+        heads, sampling = model.transformer.num_heads, self.sampling(model)
         for pool, stage in self.denoisers.items():
-            if stage.ranks > heads:
-                name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
+            name = "denoiser" if pool == DEFAULT_POOL else f"pools.{pool}"
+            if stage.parallel == "steps" and (stage.ranks != sampling.num_steps or sampling.context == "clean"):
+                raise ValueError(
+                    f"{name}.parallel steps with {stage.ranks} ranks and context {sampling.context!r}: accepted are "
+                    f"{sampling.num_steps} ranks, one a diffusion step, and 'same-step'"
+                )
+            if stage.shares_steps and stage.ranks > heads:
                 raise ValueError(
                     f"{name}.ranks {stage.ranks}: preset {self.preset} has {heads} attention heads; accepted are 1 to {heads}"
                 )

@@ -18,13 +18,9 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from liveact_models.block_run import BlockRun
 from liveact_models.config import ConfigError, SamplingConfig
 from liveact_models.denoiser import BlockDenoiser
-from liveact_models.memory import SCALES, null_cache, step_cache
-from liveact_models.sampler import seeded_noise
 from liveact_models.session import SessionState
-from liveact_models.transformer import Conditioning
 
 
 @dataclass
@@ -125,46 +121,33 @@ class _Step:
 
     def __init__(self, number: int, denoiser: BlockDenoiser, session: SessionState, threads: int) -> None:
         self._number, self._denoiser, self._threads = number, denoiser, threads
-        self._device = denoiser.transformer.device
-        own = {step_cache(number), null_cache(number)}
-        self._memory = {
-            name: tensor.to(self._device) for name, tensor in session.memory.items() if name.removesuffix(SCALES) in own
-        }
-        self._clip, self._reference = session.clip.to(self._device), session.reference.to(self._device)
-        self._conditioning: Conditioning | None = None
-        self._text: Tensor | None = None
-        """What the conditioning was made of."""
-        self._noise = seeded_noise(session.seed)
+        self._session = session.at_step(number).to(denoiser.transformer.device)
+        self._text = session.text
+        """The session's own, which the one here is a copy of."""
 
     def run(
         self, inbox: SimpleQueue[_Work | None], outbox: SimpleQueue[_Work | None], given_up: threading.Event
     ) -> None:
         # A thread starts with the library's own number, and a sum's last bit depends on it.
         torch.set_num_threads(self._threads)
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
+        device = self._denoiser.transformer.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         while (work := inbox.get()) is not None and not given_up.is_set():
             if work.error is None:
                 try:
-                    self._advance(work)
+                    self._advance(work, device)
                 except BaseException as error:
                     work.error = error
             outbox.put(work)
         outbox.put(None)
 
-    @torch.inference_mode()
-    def _advance(self, work: _Work) -> None:
-        session = dataclasses.replace(work.session, memory=self._memory, clip=self._clip, reference=self._reference)
-        run = BlockRun(
-            self._denoiser.transformer, session, self._conditions(session), work.audio.to(self._device), self._noise,
-            self._denoiser.cache,
-        )  # fmt: skip
-        work.latent = run.step(self._number, run.start() if work.latent is None else work.latent.to(self._device))
-        self._memory = run.memory
-        work.memory |= run.memory
-
-    def _conditions(self, session: SessionState) -> Conditioning:
-        if self._conditioning is None or self._text is not session.text:
-            self._text = session.text
-            self._conditioning = self._denoiser.transformer.condition(session.text.to(self._device), self._clip)
-        return self._conditioning
+    def _advance(self, work: _Work, device: torch.device) -> None:
+        session = self._session
+        if work.session.text is not self._text:
+            self._text = work.session.text
+            self._denoiser.set_prompt(session, self._text, work.session.prompt_version)
+        session.block = work.session.block
+        latent = None if work.latent is None else work.latent.to(device)
+        work.latent, session.memory = self._denoiser.step(session, self._number, work.audio.to(device), latent)
+        work.memory |= session.memory

@@ -213,7 +213,7 @@ def engines(config: ServiceConfig) -> Iterator[Check]:
 
 
 def ranks(config: ServiceConfig) -> Iterator[Check]:
-    """Of every pool whose Denoisers have several ranks: who holds which heads, and whether there is a GPU for each."""
+    """Of every pool whose Denoisers have several ranks: who has which share of a block, and whether there is a GPU for each."""
     import torch
 
     from liveact_models.config import preset
@@ -223,9 +223,13 @@ def ranks(config: ServiceConfig) -> Iterator[Check]:
     for pool, stage in config.denoisers.items():
         if not stage.coordinates:
             continue
-        parts = " + ".join(str(len(part)) for part in heads_of(heads, stage.ranks))
-        way = "NCCL, a GPU each" if stage.num_gpus else "gloo, no GPU"
-        detail = f"{pool}: {stage.ranks} a Denoiser ({way}), which share {heads} heads as {parts}"
+        devices = "a GPU each" if stage.num_gpus else "no GPU"
+        if stage.shares_steps:
+            parts = " + ".join(str(len(part)) for part in heads_of(heads, stage.ranks))
+            way = f"{'NCCL' if stage.num_gpus else 'gloo'}, {devices}"
+            detail = f"{pool}: {stage.ranks} a Denoiser ({way}), which share {heads} heads as {parts}"
+        else:
+            detail = f"{pool}: {stage.ranks} a Denoiser ({devices}), one a diffusion step, for as many sessions at once"
         if stage.num_gpus and torch.cuda.device_count() < stage.ranks:
             detail += f"; torch finds {torch.cuda.device_count()} GPUs, and all ranks of a replica are on one node"
             yield Check("model", "ranks", Found.FAILED, detail, f"a node of {stage.ranks} GPUs, or fewer ranks")

@@ -119,9 +119,12 @@ def need_of(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig
     whole = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
     freed = host_bytes(transformer, stage.offload_blocks, dtype.itemsize) if on_gpu and stage.offload_blocks else 0
     held = sum(tensors[name].numel() for name in host_tensors(transformer, stage.offload_blocks)) * dtype.itemsize
-    heads = max(len(part) for part in heads_of(model.transformer.num_heads, stage.ranks))
-    width, height = model.limits.default
-    memory = memory_bytes(model, width, height, stage.engine.cache_dtype, config.sampling(model).guided, heads)
+    heads = max(len(part) for part in heads_of(model.transformer.num_heads, stage.ranks if stage.shares_steps else 1))
+    (width, height), sampling = model.limits.default, config.sampling(model)
+    steps = range(sampling.num_steps) if stage.parallel == "steps" else (None,)
+    memory = max(
+        memory_bytes(model, width, height, stage.engine.cache_dtype, sampling.guided, heads, step) for step in steps
+    )
     # While a block is made there are the memory it reads and the one it writes.
     return Need(whole - freed, held if freed else 0, 2 * memory, _beside(config, checkpoint, stage, on_gpu))
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import BlockPlan, Denoised, Features, SessionSpec, VideoPart
-from liveact_services.denoiser.rank import Conditions, LocalRank
+from liveact_services.denoiser.local_rank import LocalRank
+from liveact_services.denoiser.rank import Conditions
 from liveact_services.denoiser.turns import Turns
 from liveact_services.encoders import encode_image, encode_reference, encode_text, encode_voice
 from liveact_services.replica import Compute

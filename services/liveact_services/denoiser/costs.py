@@ -1,4 +1,4 @@
-"""What a block takes on this device, as measured while it runs."""
+"""What a block takes on this device, as measured while it runs; with a device a step, on the one that takes longest."""
 
 from __future__ import annotations
 

@@ -1,38 +1,20 @@
 """The seam between a Denoiser replica and what computes for it.
 
-A coordinator speaks to a `RankGroup` and never to a model: here a group is one rank in this process; several, a device each,
-stand behind the same verbs in `rank_group.py`.
+A coordinator speaks to a `RankGroup` and never to a model. A group is one rank in this process (`local_rank.py`), or several, a
+process and a device each, that share every step (`shared_ranks.py`) or make a step each (`step_ranks.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from liveact_models.blob import StateError
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
-from liveact_services.encoders import tensor
 from liveact_services.placement.pins import ReplicaGone
-
-if TYPE_CHECKING:
-    import torch
-
-    from liveact_models.checkpoint import Checkpoint
-    from liveact_models.config import SamplingConfig
-    from liveact_models.engine import Engine
-    from liveact_models.parallel import Peers, Wire
-    from liveact_models.session import SessionState
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +29,25 @@ class Conditions:
     """[16, 14, H/8, W/8]"""
 
 
+REFUSALS = (StateError, ReplicaGone, ValueError)
+"""What leaves every rank as it was: they are raised before any exchange, by all ranks alike that were asked."""
+
+
+class RankTime(NamedTuple):
+    """When one of several ranks was at its part of a step."""
+
+    rank: int
+    began_ns: int
+    ended_ns: int
+    """In unix time."""
+
+
 class RankGroup(Protocol):
-    """The ranks of one replica, called from one thread, in one order."""
+    """The ranks of one replica, called from one thread, in one order; but steps from a thread a lane."""
+
+    @property
+    def lanes(self) -> int:
+        """Steps that are made at once, of as many sessions. One lane makes all steps; of several, each that of its number."""
 
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
         """Make the session's state; gives its bytes."""
@@ -65,8 +64,8 @@ class RankGroup(Protocol):
         Between two steps other sessions may take theirs. Until the last the session is what it was before `begin`.
         """
 
-    def last_step(self) -> Sequence[tuple[int, int]]:
-        """When each of several ranks began and ended its part of the last `advance`, ns of unix time; of one rank, nothing."""
+    def last_step(self, session: str) -> Sequence[RankTime]:
+        """When several ranks were at the session's last `advance`, those that had a part in it; of one rank, nothing."""
 
     def give_up(self, session: str) -> None:
         """Forget the session's unfinished block; none is no error."""
@@ -94,198 +93,3 @@ class RankGroup(Protocol):
 
     def close(self, session: str) -> None:
         """Forget the session; an unknown one is no error."""
-
-
-@dataclass
-class _UnderWay:
-    """A session's unfinished block."""
-
-    state: SessionState
-    """What the session becomes: a copy, since the block may be given up."""
-    steps: Generator[int, None, torch.Tensor]
-    audio_s: float
-    remaining: int
-    spent_s: float = 0.0
-
-    def advance(self) -> torch.Tensor | None:
-        """One step; after the last the commit, and the latents."""
-        next(self.steps)
-        self.remaining -= 1
-        if self.remaining:
-            return None
-        try:
-            next(self.steps)
-        except StopIteration as done:
-            return done.value
-        raise RuntimeError("a block has more steps than its sampling says")
-
-
-class LocalRank:
-    """One rank: the transformer on one device of this process, alone or as one among its peers."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        sampling: SamplingConfig,
-        device: torch.device,
-        engine: Engine,
-        peers: Peers | None = None,
-        wire: Wire | None = None,
-        offload_blocks: int = 0,
-    ) -> None:
-        """`peers`: the other ranks, which are called in the same order; `wire`: how tensors travel to them, exactly unless said;
-        `offload_blocks`: layers whose matrices stay in host memory.
-
-        Every rank loads all weights: tokens are shared out, not layers, and heads alone in the sessions' memory.
-        """
-        from liveact_models.denoiser import BlockDenoiser
-        from liveact_models.engine import load_transformer
-        from liveact_models.parallel import EXACT, share
-
-        began = time.perf_counter()
-        transformer, _ = load_transformer(checkpoint, engine, device, offload_blocks=offload_blocks)
-        log.info("transformer on %s after %.1f s, %d of its layers in host memory", device, time.perf_counter() - began,
-                 offload_blocks)  # fmt: skip
-        self._device, self._dtype = device, engine.dtype
-        heads = None if peers is None else share(transformer, peers, wire or EXACT)
-        self._denoiser = BlockDenoiser(transformer, checkpoint.config, sampling, heads, engine.cache)
-        self._config, self._sampling = checkpoint.config, sampling
-        self._activations = 0
-        """Most bytes that a step has taken and given back."""
-        self._states: dict[str, SessionState] = {}
-        self._under_way: dict[str, _UnderWay] = {}
-        self._lock = threading.Lock()
-
-    def open(self, spec: SessionSpec, conditions: Conditions) -> int:
-        state = self._denoiser.open(
-            width=spec.width, height=spec.height, fps=spec.fps, seed=spec.seed,
-            text=self._tensor(conditions.text), clip=self._tensor(conditions.clip),
-            reference=self._tensor(conditions.reference),
-        )  # fmt: skip
-        self._begin_with(spec.session, state)
-        return state.memory_bytes
-
-    def _begin_with(self, session: str, state: SessionState) -> None:
-        # A block under way of the session as it was would put its state in this one's place.
-        self.give_up(session)
-        with self._lock:
-            self._states[session] = state
-
-    def steps(self, session: str) -> int:
-        return self._state(session).sampling.num_steps
-
-    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
-        began = time.perf_counter()
-        # Tensors are replaced, never written into: this copy costs nothing, and until it is put in its place nothing happened.
-        state = dataclasses.replace(self._state(session))
-        if text is not None:
-            self._denoiser.set_prompt(state, self._tensor(text), state.prompt_version + 1)
-        steps = self._denoiser.steps(state, block, self._tensor(features.array))
-        under_way = _UnderWay(state, steps, features.audio_s, state.sampling.num_steps)
-        under_way.spent_s = time.perf_counter() - began
-        self._under_way[session] = under_way
-
-    def advance(self, session: str) -> Denoised | None:
-        block = self._under_way.get(session)
-        if block is None:
-            raise ReplicaGone(f"session {session} was closed while its block was made")
-        began = time.perf_counter()
-        try:
-            with self._watching_memory():
-                latents = block.advance()
-        except BaseException:
-            del self._under_way[session]
-            raise
-        if latents is None:
-            # Kernels still queued would be counted to whoever comes next.
-            self._wait_for_device()
-            block.spent_s += time.perf_counter() - began
-            return None
-        array = latents.float().cpu().numpy()
-        del self._under_way[session]
-        with self._lock:
-            self._states[session] = block.state
-        return Denoised(array, block.audio_s, block.spent_s + time.perf_counter() - began)
-
-    def last_step(self) -> Sequence[tuple[int, int]]:
-        return ()
-
-    def give_up(self, session: str) -> None:
-        self._under_way.pop(session, None)
-
-    def memory_of(self, spec: SessionSpec) -> int:
-        from liveact_models.memory import memory_bytes
-
-        with self._lock:
-            alike = [s.memory_bytes for s in self._states.values() if (s.width, s.height) == (spec.width, spec.height)]
-        expected = memory_bytes(
-            self._config, spec.width, spec.height, self._denoiser.cache_dtype, self._sampling.guided
-        )
-        # While a block is made there are the memory it reads and the one it writes.
-        return 2 * max(expected, *alike, 0)
-
-    def room(self) -> float:
-        import torch
-
-        if self._device.type != "cuda":
-            return float("inf")
-        free, _ = torch.cuda.mem_get_info(self._device)
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        with self._lock:
-            held = sum(state.memory_bytes for state in self._states.values())
-        return free + kept + held - self._activations
-
-    def adopt(self, spec: SessionSpec, exported: bytes) -> int:
-        state = self._denoiser.adopt(exported)
-        found, wanted = (state.width, state.height, state.seed), (spec.width, spec.height, spec.seed)
-        if found != wanted:
-            raise StateError("STATE_FORMAT", f"width, height and seed are {found}; the session's are {wanted}")
-        self._begin_with(spec.session, state)
-        return state.block
-
-    def position(self, session: str) -> int:
-        return self._state(session).block
-
-    def export(self, session: str) -> bytes:
-        return self._state(session).export()
-
-    def snapshot(self, session: str) -> Callable[[], bytes]:
-        return self.value(session).export
-
-    def value(self, session: str) -> SessionState:
-        """The session as it is now, or the rank's part of it, whatever becomes of it."""
-        # A block replaces the state's tensors and never writes into them, so a copy of the fields is a copy of the value.
-        return dataclasses.replace(self._state(session))
-
-    def close(self, session: str) -> None:
-        self.give_up(session)
-        with self._lock:
-            self._states.pop(session, None)
-
-    def _state(self, session: str) -> SessionState:
-        with self._lock:
-            state = self._states.get(session)
-        if state is None:
-            raise ReplicaGone(f"session {session} is not held here")
-        return state
-
-    @contextmanager
-    def _watching_memory(self) -> Iterator[None]:
-        import torch
-
-        if self._device.type != "cuda":
-            yield
-            return
-        before = torch.cuda.memory_allocated(self._device)
-        torch.cuda.reset_peak_memory_stats(self._device)
-        yield
-        self._activations = max(self._activations, torch.cuda.max_memory_allocated(self._device) - before)
-
-    def _wait_for_device(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return tensor(array, self._device, self._dtype)

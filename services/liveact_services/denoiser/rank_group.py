@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from liveact_models.blob import StateError
-from liveact_services.conductor.stages import Denoised, Features, SessionSpec
-from liveact_services.denoiser.rank import Conditions, LocalRank, RankGroup
-from liveact_services.placement.pins import ReplicaGone
-from liveact_services.placement.rank_actors import RankActors, own_placement_group
-from liveact_services.replica import Replica, pick_device
+from liveact_services.denoiser.local_rank import LocalRank
+from liveact_services.denoiser.shared_ranks import SharedRanks
+from liveact_services.denoiser.step_ranks import StepRanks
+from liveact_services.placement.rank_actors import own_placement_group
 
 if TYPE_CHECKING:
-    from ray.util.placement_group import PlacementGroup
-
-    from liveact_models.config import ModelConfig, SamplingConfig
-    from liveact_models.session import SessionState
-    from liveact_services.config import DenoiserConfig, ServiceConfig
-
-REFUSALS = (StateError, ReplicaGone, ValueError)
-"""What leaves every rank as it was: they are raised before any exchange, by all ranks alike."""
+    from liveact_services.config import DenoiserConfig
+    from liveact_services.denoiser.rank import RankGroup
+    from liveact_services.replica import Replica
 
 
 def start_ranks(replica: Replica, stage: DenoiserConfig) -> RankGroup:
@@ -36,191 +21,5 @@ def start_ranks(replica: Replica, stage: DenoiserConfig) -> RankGroup:
     if stage.ranks == 1:
         sampling = config.sampling(checkpoint.config)
         return LocalRank(checkpoint, sampling, replica.device, stage.engine, offload_blocks=stage.offload_blocks)
-    return SharedRanks(config, stage, checkpoint.config, own_placement_group())
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a coordinator knows of a session without asking."""
-
-    width: int
-    height: int
-    steps: int
-    guided: bool
-
-
-class SharedRanks:
-    """A `RankGroup` of several ranks: every verb goes to all of them, and the first rank's answer is the group's."""
-
-    def __init__(
-        self,
-        config: ServiceConfig,
-        stage: DenoiserConfig,
-        model: ModelConfig,
-        group: PlacementGroup,
-        end: Callable[[RankActors, str], None] | None = None,
-    ) -> None:
-        """Start the ranks in the placement group; `end` is what a failed rank comes to, see `RankActors`."""
-        from liveact_models.parallel import heads_of, host_store
-
-        # What the ranks sent lies in the object store, and is only read.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        self._engine, self._model, self._sampling = stage.engine, model, config.sampling(model)
-        self._most_heads = max(len(heads) for heads in heads_of(model.transformer.num_heads, stage.ranks))
-        self._store = host_store(stage.rank_timeout_s)
-        makes = [partial(SharedRank, rank, self._store.port, config, stage) for rank in range(stage.ranks)]
-        self._ranks = RankActors(makes, group, stage.rank_timeout_s, REFUSALS, end)
-        self._held: dict[str, _Held] = {}
-        self._last_step: list[tuple[int, int]] = []
-        self._lock = threading.Lock()
-
-    @property
-    def pids(self) -> list[int]:
-        """The ranks' processes."""
-        return self._ranks.pids
-
-    def open(self, spec: SessionSpec, conditions: Conditions) -> int:
-        taken = self._ranks.call("open", spec, conditions)
-        self._hold(spec)
-        return sum(taken)
-
-    def steps(self, session: str) -> int:
-        with self._lock:
-            held = self._held.get(session)
-        if held is None:
-            raise ReplicaGone(f"session {session} is not held here")
-        return held.steps
-
-    def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
-        self._ranks.call("begin", session, block, features, text)
-
-    def advance(self, session: str) -> Denoised | None:
-        answers = self._ranks.answers("advance", self._ranks.submit("advance", session))
-        self._last_step = [(answer.began_ns, answer.ended_ns) for answer in answers]
-        return answers[0].value
-
-    def last_step(self) -> Sequence[tuple[int, int]]:
-        return self._last_step
-
-    def give_up(self, session: str) -> None:
-        self._ranks.call("give_up", session)
-
-    def memory_of(self, spec: SessionSpec) -> int:
-        """Bytes on the rank that holds most heads."""
-        from liveact_models.memory import memory_bytes
-
-        with self._lock:
-            alike = [s.guided for s in self._held.values() if (s.width, s.height) == (spec.width, spec.height)]
-        guided = self._sampling.guided or any(alike)
-        # While a block is made there are the memory it reads and the one it writes.
-        return 2 * memory_bytes(
-            self._model, spec.width, spec.height, self._engine.cache_dtype, guided, self._most_heads
-        )
-
-    def room(self) -> float:
-        """Bytes on the rank that has fewest."""
-        return min(self._ranks.call("room"))
-
-    def adopt(self, spec: SessionSpec, exported: bytes) -> int:
-        block = self._ranks.call("adopt", spec, exported)[0]
-        sampling = self._ranks.call("sampling", spec.session)[0]
-        self._hold(spec, sampling.num_steps, sampling.guided)
-        return block
-
-    def position(self, session: str) -> int:
-        return self._ranks.call("position", session)[0]
-
-    def export(self, session: str) -> bytes:
-        return self.snapshot(session)()
-
-    def snapshot(self, session: str) -> Callable[[], bytes]:
-        # Each rank takes its part when its turn comes: before any later block, whose steps are asked for after this.
-        taken = self._ranks.submit("take", session)
-        return partial(self._joined, self._ranks.submit("give", taken, aside=True))
-
-    def close(self, session: str) -> None:
-        self._ranks.call("close", session)
-        with self._lock:
-            self._held.pop(session, None)
-
-    def stop(self) -> None:
-        """End the ranks."""
-        self._ranks.stop()
-
-    def _hold(self, spec: SessionSpec, steps: int | None = None, guided: bool | None = None) -> None:
-        steps = self._sampling.num_steps if steps is None else steps
-        guided = self._sampling.guided if guided is None else guided
-        with self._lock:
-            self._held[spec.session] = _Held(spec.width, spec.height, steps, guided)
-
-    def _joined(self, calls: list[Any]) -> bytes:
-        from liveact_models.session import SessionState
-
-        return SessionState.joined([part.state() for part in self._ranks.gather("give", calls)]).export()
-
-
-class SharedRank(LocalRank):
-    """One rank of several, in a process of its own."""
-
-    def __init__(self, rank: int, port: int, config: ServiceConfig, stage: DenoiserConfig) -> None:
-        """Meet the others at the store of that port, and load the weights: all of them, for tokens are shared, not layers."""
-        import torch
-
-        from liveact_models.parallel import WIRES, join_group
-
-        torch.set_num_threads(stage.threads)
-        device = pick_device(config.device, stage.num_gpus)
-        peers = join_group(rank, stage.ranks, port, device, stage.rank_timeout_s)
-        checkpoint = config.open_checkpoint()
-        sampling, wire = config.sampling(checkpoint.config), WIRES[stage.exchange]
-        super().__init__(checkpoint, sampling, device, stage.engine, peers, wire, stage.offload_blocks)
-        self._first = rank == 0
-        self._taken: dict[int, SessionState] = {}
-        self._takings = 0
-
-    def advance(self, session: str) -> Denoised | None:
-        """As one rank alone does; the latents, which all ranks have, are given by the first."""
-        denoised = super().advance(session)
-        return denoised if self._first else None
-
-    def sampling(self, session: str) -> SamplingConfig:
-        """How the session's blocks are sampled."""
-        return self._state(session).sampling
-
-    def take(self, session: str) -> int:
-        """Keep the session as it is now until it is given."""
-        self._takings += 1
-        self._taken[self._takings] = self.value(session)
-        return self._takings
-
-    def give(self, taking: int) -> _Part:
-        """The rank's part of what was taken, once. From another thread than the rest."""
-        return _Part.of(self._taken.pop(taking))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A rank's part of a session on its way: memory as arrays of bytes, which cross the object store without a copy."""
-
-    rest: SessionState
-    memory: dict[str, np.ndarray]
-    """uint8 [layers, 2, tokens, heads, head_dim * bytes of the type]"""
-    dtypes: dict[str, str]
-
-    @classmethod
-    def of(cls, state: SessionState) -> _Part:
-        import torch
-
-        rest = dataclasses.replace(state, memory={}, conditioning=None).to("cpu")
-        held = {name: tensor.cpu().contiguous() for name, tensor in state.memory.items()}
-        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in held.items()}
-        memory = {name: tensor.view(torch.uint8).numpy() for name, tensor in held.items()}
-        return cls(rest, memory, dtypes)
-
-    def state(self) -> SessionState:
-        import torch
-
-        memory = {
-            name: torch.from_numpy(array).view(getattr(torch, self.dtypes[name])) for name, array in self.memory.items()
-        }
-        return dataclasses.replace(self.rest, memory=memory)
+    group = StepRanks if stage.parallel == "steps" else SharedRanks
+    return group(config, stage, checkpoint.config, own_placement_group())

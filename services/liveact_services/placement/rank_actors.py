@@ -1,4 +1,4 @@
-"""The ranks of one replica: actors beside it in its placement group, called all at once and in one order.
+"""The ranks of one replica: actors beside it in its placement group, called in one order, all at once or one alone.
 
 The replica only coordinates. A rank that fails, dies or gives no answer in time makes the others useless, so the replica ends:
 Serve then replaces it and its ranks together, and its sessions go on elsewhere.
@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -128,19 +128,31 @@ class RankActors:
                 for rank, actor in enumerate(self._actors)
             ]
 
+    def submit_to(self, rank: int, verb: str, *args: Any) -> ObjectRef[Answer]:
+        """Send the call to one rank and wait for nothing. An answer yet to come stands for its value or refusal."""
+        with self._order:
+            return self._actors[rank].call.remote(verb, *args)
+
     def gather(self, what: str, calls: Sequence[ObjectRef[Answer]]) -> list[Any]:
         """What every rank gives to calls that were submitted; raises as `call` does."""
         return [answer.value for answer in self.answers(what, calls)]
 
     def answers(self, what: str, calls: Sequence[ObjectRef[Answer]]) -> list[Answer]:
         """The same with the time that each took; raises as `call` does."""
-        answers: list[Answer] = self._wait(what, calls)
+        answers: list[Answer] = self._wait(what, dict(enumerate(calls)))
         refusals = [answer.refusal for answer in answers if answer.refusal is not None]
         if not refusals:
             return answers
         if len(refusals) < len(answers) or len({type(refusal) for refusal in refusals}) > 1:
             self._fail(f"the ranks disagree at {what}: {refusals}")
         raise refusals[0]
+
+    def answer(self, what: str, rank: int, call: ObjectRef[Answer]) -> Answer:
+        """What one rank gives to a call that was sent to it alone; raises its refusal, or `RankFailed`."""
+        (answer,) = self._wait(what, {rank: call})
+        if answer.refusal is not None:
+            raise answer.refusal
+        return answer
 
     def stop(self) -> None:
         """End the ranks; the group is then no more."""
@@ -162,13 +174,13 @@ class RankActors:
             ray.get(done)
         return ray.get(starts)
 
-    def _wait(self, what: str, calls: Sequence[ObjectRef[Any]]) -> list[Any]:
-        """What every call gives, within the timeout."""
+    def _wait(self, what: str, calls: Mapping[int, ObjectRef[Any]]) -> list[Any]:
+        """What every call, by rank, gives within the timeout, in their order."""
         import ray
 
         deadline = time.monotonic() + self._timeout_s
         answers: dict[int, Any] = {}
-        while missing := {call: rank for rank, call in enumerate(calls) if rank not in answers}:
+        while missing := {call: rank for rank, call in calls.items() if rank not in answers}:
             done, _ = ray.wait(list(missing), num_returns=1, timeout=max(deadline - time.monotonic(), 0))
             if not done:
                 self._fail(f"no answer to {what} in {self._timeout_s:g} s from ranks {sorted(missing.values())}")
@@ -177,15 +189,14 @@ class RankActors:
             except Exception as error:
                 first_line = str(error).strip().partition("\n")[0]
                 self._fail(f"rank {missing[done[0]]} failed at {what}: {type(error).__name__}: {first_line}")
-        return [answers[rank] for rank in range(len(calls))]
+        return [answers[rank] for rank in calls]
 
     def _watch(self) -> None:
         """See ranks die, and processes stand still, while nothing is asked of them."""
         with contextlib.suppress(RankFailed):
             while not self._stopped.wait(WATCH_S):
-                self._wait(
-                    "are you there", [actor.alive.options(concurrency_group="watch").remote() for actor in self._actors]
-                )
+                asked = [actor.alive.options(concurrency_group="watch").remote() for actor in self._actors]
+                self._wait("are you there", dict(enumerate(asked)))
 
     def _fail(self, why: str) -> NoReturn:
         with self._order:
