@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from liveact_models.training import compiling
-from liveact_models.training.compiling import compiled
+from liveact_models import compiling
+from liveact_models.compiling import compiled
 from liveact_models.training.optim import Muon, optimizers_for, orthogonalised
 
 
@@ -144,7 +144,7 @@ def test_both_together_fit_a_small_network() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_without_a_compiler_training_is_plain_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_compiled_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     monkeypatch.setattr(compiling._log, "warning", said.append)
@@ -153,6 +153,6 @@ def test_without_a_compiler_training_is_plain_and_says_so_once(monkeypatch: pyte
     assert compiled(layer, True) is layer
     assert compiled(layer.forward, True) == layer.forward
     compiling._can_compile.cache_clear()
-    assert said == ["torch.compile is left out: no C++ compiler (g++ or clang++) was found; training is slower"]
+    assert said == ["torch.compile is left out: no C++ compiler (g++ or clang++) was found; it is slower without"]
     monkeypatch.undo()
     assert compiled(layer, False) is layer

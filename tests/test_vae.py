@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import PRESETS, ModelConfig, TinyVaeConfig, VaeConfig
-from liveact_models.vae import CacheError, DecoderCache, Vae, build_vae, kernels, to_rgb
+from liveact_models.vae import CacheError, DecoderCache, DecoderEngine, Vae, build_vae, kernels, load_decoder, to_rgb
 
 TINY = TinyVaeConfig(frame_dim=16, encoder_dim=32, decoder_dim=32)
 FAMILIES = {
@@ -174,3 +174,42 @@ def test_to_rgb_clamps_and_puts_colours_last():
     assert pictures.shape == (5, 2, 4, 3)
     assert pictures.dtype == torch.uint8
     assert pictures[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("engine", "off_by"),
+    [
+        (DecoderEngine(channels_last=True), 1e-5), (DecoderEngine(compile=True), 1e-5), (DecoderEngine("bf16"), 0.03),
+        (DecoderEngine("bf16", channels_last=True, compile=True), 0.03),
+    ],
+    ids=["channels last", "compiled", "bf16", "all"],
+)  # fmt: skip
+def test_a_decoder_computed_another_way_gives_the_same_video_and_streams_to_the_bit(
+    model: ModelConfig, engine: DecoderEngine, off_by: float
+) -> None:
+    checkpoint = open_checkpoint("untrained", model)
+    plain, other = load_decoder(checkpoint, DecoderEngine(), "cpu"), load_decoder(checkpoint, engine, "cpu")
+    video, whole = plain.decode(LATENTS), other.decode(LATENTS)
+    assert (whole.float() - video).norm() / video.norm() <= off_by
+    # By block, with the cache exported and adopted in between.
+    cache, parts = other.new_cache(), []
+    for latents in LATENTS.split(5, dim=1):
+        parts += list(other.decode_stream(latents, cache))
+        cache = DecoderCache.from_tensors(cache.tensors())
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_a_cache_goes_on_in_a_decoder_that_computes_another_way(model: ModelConfig) -> None:
+    """As when a service is redeployed with another precision under live sessions."""
+    checkpoint = open_checkpoint("untrained", model)
+    plain, other = (
+        load_decoder(checkpoint, engine, "cpu") for engine in (DecoderEngine(), DecoderEngine("bf16", True))
+    )
+    expected, first, rest = plain.decode(LATENTS), *LATENTS.split([6, 8], dim=1)
+    for before, after in ((plain, other), (other, plain)):
+        cache = before.new_cache()
+        parts = list(before.decode_stream(first, cache))
+        cache = DecoderCache.from_tensors(cache.tensors())
+        parts += list(after.decode_stream(rest, cache))
+        video = torch.cat([part.float() for part in parts], dim=1)
+        assert (video - expected).norm() / expected.norm() <= 0.03

@@ -26,7 +26,7 @@ from liveact_models.parallel import StepPipeline
 from liveact_models.portrait import prepare_portrait
 from liveact_models.session import SessionState, StateError
 from liveact_models.timeline import block_feature_frames, block_sound_frames, blocks_for_frames
-from liveact_models.vae import DecoderCache, to_rgb
+from liveact_models.vae import DecoderCache, DecoderEngine, load_decoder, to_rgb
 from liveact_models.voice import Samples, Voice, VoiceBuffer, block_features, prepare_clip
 from liveact_models.voice.prepare import ENCODER_RATE
 
@@ -75,9 +75,11 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         device: torch.device | str = "cpu",
         engine: Engine = Engine(),
+        decoder: DecoderEngine = DecoderEngine(),
         step_devices: Sequence[torch.device | str] = (),
     ) -> None:
-        """`engine` is the transformer's; encoders and VAE compute in float32. `sampling` is that of sessions started here.
+        """`engine` is the transformer's, `decoder` the VAE decoder's; encoders compute in float32. `sampling` is that of sessions
+        started here.
 
         `step_devices`: one a diffusion step, which `render` then makes at once (`StepPipeline`); each holds the transformer.
 
@@ -91,10 +93,13 @@ class Pipeline:
         self.text_encoder = checkpoint.load_text_encoder(device=place)
         self.image_encoder = checkpoint.load_image_encoder(device=place)
         self.audio_encoder = checkpoint.load_audio_encoder(device=place)
-        if self.config.vae_decoder is None:
+        if self.config.vae_decoder is None and decoder == DecoderEngine():
             self.vae = self.vae_decoder = checkpoint.load_vae(device=place)
         else:
-            self.vae, self.vae_decoder = (checkpoint.load_vae(part, device=place) for part in ("encode", "decode"))
+            self.vae, self.vae_decoder = (
+                checkpoint.load_vae("encode", device=place),
+                load_decoder(checkpoint, decoder, place),
+            )
         devices = [torch.device(step) for step in step_devices]
         denoisers = {
             each: BlockDenoiser(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
     from liveact_models.config import ModelConfig, SamplingConfig
     from liveact_models.engine import Engine
+    from liveact_models.vae import DecoderEngine
     from liveact_services.tenants.watch import DirectoryWatch
 
 SECRETS_DIR = "LIVEACT_SECRETS_DIR"
@@ -139,9 +140,23 @@ class DenoiserConfig(StageConfig):
 class VaeDecoderConfig(StageConfig):
     """The deployment that decodes latents and encodes video."""
 
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the VAE's decoder computes in. bf16: half the bytes and time, frames a little off."""
+    channels_last: bool = False
+    """Whether a pixel's features stand beside each other in memory: what convolutions on tensor cores like best. The tiny VAE
+    always has it so."""
+    compile: bool = False
+    """Whether norms and activations are one pass, by torch.compile, which takes some seconds when a replica starts."""
     h264: Literal["libx264", "nvenc"] = "libx264"
     """What encodes H.264: the processor, some 19 ms a frame of 512x512 on one core, or the encoder of an NVIDIA GPU, which is
     tried when a replica starts. nvenc has not been run on a GPU yet."""
+
+    @property
+    def engine(self) -> DecoderEngine:
+        """How the decoder is computed."""
+        from liveact_models.vae import DecoderEngine
+
+        return DecoderEngine(self.precision, self.channels_last, self.compile)
 
 
 class VaultConfig(StageConfig):

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from liveact_models.compiling import compiled
 from liveact_models.config import TinyVaeConfig, preset
-from liveact_models.training.compiling import compiled
 from liveact_models.training.crops import Crops, check_crops, draw_shots
 from liveact_models.training.draws import generator
 from liveact_models.training.loop import Stage

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from liveact_models.compiling import compiled
 from liveact_models.timeline import CONTEXT_SLOTS, FIRST_BLOCK_LATENTS, WINDOW_SLOTS, block_latents
 from liveact_models.training.block_attention import Memory, block_causal_attention
-from liveact_models.training.compiling import compiled
 from liveact_models.transformer.layers import TransformerLayer
 from liveact_models.transformer.model import LiveActTransformer
 from liveact_models.transformer.rope import RopeTable, rope_table

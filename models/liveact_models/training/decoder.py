@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from liveact_models.compiling import compiled
 from liveact_models.training.autoencoder import OUTER, WATCHED, tiny_vae_config
-from liveact_models.training.compiling import compiled
 from liveact_models.training.crops import Crops, check_crops, draw_side, draw_window
 from liveact_models.training.draws import rng
 from liveact_models.training.loop import Stage

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from liveact_models.compiling import compiled
 from liveact_models.training import MissingExtra, TrainingError
-from liveact_models.training.compiling import compiled
 from liveact_models.training.draws import generator, rng, seed_all
 from liveact_models.training.ema import Ema
 from liveact_models.training.optim import optimizers_for

@@ -57,6 +57,9 @@ class Vae(nn.Module, ABC):
     def _encode_chunks(self, chunks: list[torch.Tensor]) -> torch.Tensor:
         """Latents [Z, F, h, w] of one chunk a latent frame: [C, 1, H, W], then [C, 4, H, W]."""
 
+    def arrange(self, *, channels_last: bool, compile: bool) -> None:
+        """How the decoder is computed from now on; see `DecoderEngine`. Caches go on either way."""
+
     @staticmethod
     def new_cache() -> DecoderCache:
         """The cache of a stream from which nothing was decoded."""

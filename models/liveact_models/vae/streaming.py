@@ -23,6 +23,7 @@ class StreamingVae(Vae):
 
         super().__init__(parts)
         self.config = config
+        self._layout = torch.contiguous_format
         whole: Any = AutoencoderKLWan(
             base_dim=config.dim,
             z_dim=config.z_dim,
@@ -54,16 +55,38 @@ class StreamingVae(Vae):
             latents.append((mean - self.mean) / self.std)
         return torch.cat(latents, dim=1)
 
+    def arrange(self, *, channels_last: bool, compile: bool) -> None:
+        self._layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+        for parameter in self.parameters():
+            # In a plane there are four dimensions; a norm's weight has no pixels.
+            planes = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
+            layout = planes.get(parameter.dim(), torch.contiguous_format)
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+        if compile:
+            from liveact_models.vae import kernels
+
+            kernels.fuse(self)
+
     @torch.no_grad()
     def decode_frame(self, latent: torch.Tensor, cache: DecoderCache) -> torch.Tensor:
         weight = self.post_quant_conv.weight
         first = not cache.started
-        slots = list(cache.slots) or [None] * _causal_convs(self.decoder)
+        slots = self._laid_out(cache.slots) or [None] * _causal_convs(self.decoder)
         hidden = self.post_quant_conv((latent[None, :, None] * self.std + self.mean).to(weight))
         frames = self.decoder(hidden, feat_cache=slots, feat_idx=[0], first_chunk=first)
-        # An adopted cache comes back contiguous; a convolution's last bit may depend on strides, so all caches are.
-        cache.slots = [slot.contiguous() if isinstance(slot, torch.Tensor) else slot for slot in slots]
+        cache.slots = self._laid_out(slots)
         return frames[0]
+
+    def _laid_out(self, slots: list[Slot]) -> list[Slot]:
+        """In the type and the layout of this decoder, whichever one they come from.
+
+        An adopted cache comes back contiguous; a convolution's last bit may depend on strides, so all caches have the same.
+        """
+        dtype = self.post_quant_conv.weight.dtype
+        return [
+            slot.to(dtype).contiguous(memory_format=self._layout) if isinstance(slot, torch.Tensor) else slot
+            for slot in slots
+        ]
 
 
 def _causal_convs(module: nn.Module) -> int:

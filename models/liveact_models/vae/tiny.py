@@ -11,10 +11,13 @@ frames, and the latent frame before stands B rows above.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
 
+from liveact_models.compiling import compiled
 from liveact_models.config import TinyVaeConfig
 from liveact_models.timeline import FRAMES_PER_LATENT
 from liveact_models.vae.base import Parts, Vae, check_video
@@ -39,11 +42,16 @@ class TinyVae(Vae):
         """Raises `ValueError` for unknown `parts`."""
         super().__init__(parts)
         self.config = config
+        self._compiled: Callable[[torch.Tensor, int, Memory], tuple[torch.Tensor, Memory]] | None = None
         self.latent_norm = LatentNorm(config.z_dim)
         if parts != "decode":
             self.encoder = Encoder(config)
         if parts != "encode":
             self.decoder = Decoder(config)
+
+    def arrange(self, *, channels_last: bool, compile: bool) -> None:
+        # Inside, features are always last.
+        self._compiled = compiled(self.decoder.forward, True) if compile else None
 
     def encode_clips(self, video: torch.Tensor) -> torch.Tensor:
         """Latents [B, Z, F, H/8, W/8] of clips [B, C, T, H, W], each the start of a stream; differentiable.
@@ -76,9 +84,10 @@ class TinyVae(Vae):
     @torch.no_grad()
     def decode_frame(self, latent: torch.Tensor, cache: DecoderCache) -> torch.Tensor:
         first = not cache.started
-        memory = [slot for slot in cache.slots if isinstance(slot, torch.Tensor)]
-        z = self.latent_norm.inverse(latent[None]).to(self.decoder.entry.weight)
-        frames, memory = self.decoder(z, 1, memory)
+        weight, decoder = self.decoder.entry.weight, self._compiled or self.decoder
+        memory = [slot.to(weight.dtype) for slot in cache.slots if isinstance(slot, torch.Tensor)]
+        z = self.latent_norm.inverse(latent[None]).to(weight)
+        frames, memory = decoder(z, 1, memory)
         # An adopted cache comes back contiguous; a convolution's last bit may depend on strides, so all caches are.
         cache.slots = [features.contiguous() for features in memory]
         return frames[FRAMES_PER_LATENT - 1 if first else 0 :].transpose(0, 1)

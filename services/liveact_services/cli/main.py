@@ -27,6 +27,7 @@ from liveact_services.cli import (
     trace,
     train,
     verify,
+    webrtc,
     weights,
 )
 from liveact_services.cli.output import note, print_json
@@ -93,6 +94,7 @@ app.command()(drain.drain)
 app.command()(audit.audit)
 app.command()(trace.trace)
 app.command()(verify.verify)
+app.command()(webrtc.webrtc)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(cluster.app, name="cluster")

@@ -117,8 +117,9 @@ def load_pipeline(
     device = devices[0] if devices else pick_device(config.device, torch.cuda.device_count())
     sampling = config.sampling(checkpoint.config)
     return Pipeline(
-        checkpoint, sampling=sampling, device=device, engine=engine or config.denoiser.engine, step_devices=devices
-    )
+        checkpoint, sampling=sampling, device=device, engine=engine or config.denoiser.engine,
+        decoder=config.vae_decoder.engine, step_devices=devices,
+    )  # fmt: skip
 
 
 def _session(block: Block, fps: int, rate: int) -> pb2.Session:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from liveact_models.vae import DecoderEngine, load_decoder
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.stages import BlockPlan, Denoised, Features, SessionSpec, VideoPart
 from liveact_services.denoiser.local_rank import LocalRank
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 class LocalModels:
     """The five stages' models, loaded once for any number of sessions; each stage computes on a thread of its own."""
 
-    def __init__(self, checkpoint: Checkpoint, sampling: SamplingConfig, device: torch.device, engine: Engine) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sampling: SamplingConfig,
+        device: torch.device,
+        engine: Engine,
+        decoder: DecoderEngine = DecoderEngine(),
+    ) -> None:
         self.device = device
         self.rank = LocalRank(checkpoint, sampling, device, engine)
-        self.vae_decoder = checkpoint.load_vae("decode", device=str(device))
+        self.vae_decoder = load_decoder(checkpoint, decoder, device)
         self._vae_encoder = checkpoint.load_vae("encode", device=str(device))
         self._audio_encoder = checkpoint.load_audio_encoder(device=str(device))
         self._text_encoder = checkpoint.load_text_encoder(device=str(device))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liveact_models.timeline import block_slots
+from liveact_models.vae import load_decoder
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Boundary, Denoised, SessionSpec, VideoPart
@@ -46,15 +47,16 @@ class VaeDecoder(StatefulReplica[_Held]):
         super().__init__(config, config.vae_decoder, config.sessions.max_decoded, Part.DECODER, vault)
         self._h264 = config.vae_decoder.h264
         require_h264(self._h264)
-        self._vae = self.checkpoint.load_vae("decode", device=str(self.device))
-        if config.vae_decoder.num_gpus > 0:
+        engine = config.vae_decoder.engine
+        self._vae = load_decoder(self.checkpoint, engine, self.device)
+        if config.vae_decoder.num_gpus > 0 or engine.compile:
             self._warm_up()
         self._fingerprint = self.model_config.fingerprint()
         self._adopting: set[str] = set()
         """Sessions whose exports are being unpacked."""
 
     def _warm_up(self) -> None:
-        """Decode a first block of nothing: on a GPU kernels are loaded and chosen once."""
+        """Decode a first block of nothing: kernels are compiled, or on a GPU loaded and chosen, once."""
         import torch
 
         began = time.perf_counter()

@@ -19,18 +19,12 @@ from starlette.responses import JSONResponse, Response
 
 from liveact.v1 import avatar_pb2 as pb
 from liveact_services.errors import DETAILS_KEY, ServiceError, as_service_error, fail
+from liveact_services.http_status import http_status
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AvatarService"].full_name
 JSON, PROTO = "application/json", "application/proto"
 MAX_BODY_BYTES = 24 * 1024 * 1024
 """A portrait of 16 MiB in base64, and what is around it."""
-HTTP_STATUS = {
-    StatusCode.INVALID_ARGUMENT: 400, StatusCode.FAILED_PRECONDITION: 400, StatusCode.OUT_OF_RANGE: 400,
-    StatusCode.UNAUTHENTICATED: 401, StatusCode.PERMISSION_DENIED: 403, StatusCode.NOT_FOUND: 404,
-    StatusCode.ABORTED: 409, StatusCode.ALREADY_EXISTS: 409, StatusCode.RESOURCE_EXHAUSTED: 429,
-    StatusCode.UNIMPLEMENTED: 501, StatusCode.UNAVAILABLE: 503, StatusCode.DEADLINE_EXCEEDED: 504,
-}  # fmt: skip
-"""As Connect maps them; every other code is 500."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -79,7 +73,7 @@ class HttpContext:
 
     def refusal(self) -> JSONResponse:
         """The answer to a call that failed."""
-        return JSONResponse(self.error(), HTTP_STATUS.get(self.code or StatusCode.UNKNOWN, 500))
+        return JSONResponse(self.error(), http_status(self.code or StatusCode.UNKNOWN))
 
     def fail(self, error: ServiceError) -> None:
         """The call failed before it reached the Gateway."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from liveact_models.config import ModelConfig
+    from liveact_models.vae import DecoderEngine
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class DecodeTimes:
     size: tuple[int, int]
     device: str
     threads: int
+    engine: DecoderEngine
     tflop: float
     """Of a block, counted."""
     ceiling: float
@@ -45,6 +48,7 @@ class DecodeTimes:
         block_s = statistics.median(self.block_s)
         return {
             "preset": self.config.name, "size": list(self.size), "device": self.device, "threads": self.threads,
+            **dataclasses.asdict(self.engine),
             "blocks": len(self.block_s), "block_ms": figures(self.block_s), "first_frames_ms": figures(self.first_s),
             "fps": round(BLOCK_FRAMES / block_s, 2), "tflop_per_block": round(self.tflop, 4),
             "tflop_per_s": round(self.tflop / block_s, 4), "of_arithmetic": round(self.tflop / block_s / self.ceiling, 4),
@@ -56,7 +60,7 @@ class DecodeTimes:
         from rich.table import Table
 
         values, (width, height) = self.to_dict(), self.size
-        title = f"decoder of {self.config.name} at {width}x{height} on {self.device}"
+        title = f"decoder of {self.config.name} at {width}x{height} on {self.device}, {self.engine.describe()}"
         table = Table("a block of 32 frames", "median", "lowest to highest", title=title, title_justify="left")
         for name, key in (("all frames", "block_ms"), ("the first four", "first_frames_ms")):
             add_times(table, name, values[key])
@@ -68,7 +72,9 @@ class DecodeTimes:
         return table
 
 
-def measure(config: ModelConfig, size: tuple[int, int], device: torch.device, blocks: int) -> DecodeTimes:
+def measure(
+    config: ModelConfig, size: tuple[int, int], device: torch.device, blocks: int, engine: DecoderEngine
+) -> DecodeTimes:
     """Blocks of random latents, after a warm-up."""
     import torch
     from rich.progress import track
@@ -77,9 +83,9 @@ def measure(config: ModelConfig, size: tuple[int, int], device: torch.device, bl
     from liveact_models.checkpoint import open_checkpoint
     from liveact_models.flops import block_parts
     from liveact_models.timeline import BLOCK_LATENTS
-    from liveact_models.vae import to_rgb
+    from liveact_models.vae import load_decoder, to_rgb
 
-    vae = open_checkpoint("untrained", config).load_vae("decode", device=str(device))
+    vae = load_decoder(open_checkpoint("untrained", config), engine, device)
     width, height = size
     cache, draw = vae.new_cache(), torch.Generator().manual_seed(0)
     block_s: list[float] = []
@@ -95,10 +101,10 @@ def measure(config: ModelConfig, size: tuple[int, int], device: torch.device, bl
         if block >= WARM_UP_BLOCKS:
             first_s.append(came[0] - began)
             block_s.append(came[-1] - began)
-    ceiling = measure_ceilings(device, torch.float32).tflop_per_s
+    ceiling = measure_ceilings(device, engine.dtype).tflop_per_s
     tflop = block_parts(config, width, height)["VAE decoder"]
     return DecodeTimes(
-        config, size, str(device), torch.get_num_threads(), tflop, ceiling, cache.nbytes, block_s, first_s
+        config, size, str(device), torch.get_num_threads(), engine, tflop, ceiling, cache.nbytes, block_s, first_s
     )
 
 
@@ -107,18 +113,22 @@ def decode(
     size: options.Size = None,
     blocks: Annotated[int, typer.Option(help="Blocks that are timed, after a warm-up.", min=1)] = 9,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="What it computes in.")] = "fp32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="A pixel's features side by side.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Norms and activations in one compiled pass.")] = False,
     threads: options.Threads = 2,
     json: options.Json = False,
 ) -> None:
     """Time the VAE decoder alone on blocks of random latents, with random weights."""
     import torch
 
+    from liveact_models.vae import DecoderEngine
     from liveact_services.replica import pick_device
 
     torch.set_num_threads(threads)
     config, picture = sized(preset, size, None)
     note(f"{blocks} blocks of {preset} at {picture[0]}x{picture[1]}")
-    times = measure(config, picture, pick_device(device, 1), blocks)
+    times = measure(config, picture, pick_device(device, 1), blocks, DecoderEngine(precision, channels_last, compile))
     output = Output(json)
     output.show(times.table())
     output.result(times.to_dict())

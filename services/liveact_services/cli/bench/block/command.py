@@ -34,11 +34,11 @@ def measure(subject: BlockSubject, blocks: int, threads: int) -> BlockFigures:
             in_series.append(taken)
     subject.restart()
     overlapped = subject.overlapped(WARM_UP_BLOCKS + blocks)[WARM_UP_BLOCKS:]
-    engine = subject.engine
-    ceilings = measure_ceilings(subject.device, engine.matrix_dtype)
+    engine = f"{subject.choices.describe()}; decoder {subject.decoder_engine.describe()}"
+    ceilings = measure_ceilings(subject.device, subject.engine.matrix_dtype)
     weights = _nbytes(subject.denoiser.transformer)
     return BlockFigures(
-        subject.config, subject.size, str(subject.device), subject.choices.describe(), threads, seconds, in_series,
+        subject.config, subject.size, str(subject.device), engine, threads, seconds, in_series,
         overlapped, ceilings, _parts(subject, seconds, ceilings), subject.state.memory_bytes, weights,
     )  # fmt: skip
 
@@ -91,6 +91,9 @@ def block(
     precision: Annotated[Literal["fp32", "bf16", "fp8"], typer.Option(help="Of the transformer.")] = "fp32",
     cache: Annotated[Literal["exact", "fp8"], typer.Option(help="How memory is kept.")] = "exact",
     attention: Annotated[str, typer.Option(help="A backend of attention, or auto.")] = "auto",
+    decoder_precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the decoder.")] = "fp32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="In the decoder.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="The decoder's norms and activations.")] = False,
     threads: options.Threads = 2,
     json: options.Json = False,
 ) -> None:
@@ -101,6 +104,7 @@ def block(
     import torch
 
     from liveact_models.engine import Engine
+    from liveact_models.vae import DecoderEngine
     from liveact_services.cli.bench.block.subject import BlockSubject
     from liveact_services.replica import pick_device
 
@@ -108,7 +112,8 @@ def block(
     config, picture = sized(preset, size, layers)
     where = pick_device(device, 1)
     note(f"making {config.transformer.num_layers} layers of {preset} with random weights on {where}")
-    subject = BlockSubject(config, picture, where, Engine(precision, attention, cache))
+    decoder = DecoderEngine(decoder_precision, channels_last, compile)
+    subject = BlockSubject(config, picture, where, Engine(precision, attention, cache), decoder)
     note(f"{blocks} blocks at {picture[0]}x{picture[1]}, each way")
     found = measure(subject, blocks, threads)
     output = Output(json)

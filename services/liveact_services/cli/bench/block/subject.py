@@ -17,7 +17,7 @@ from liveact_models.checkpoint import open_checkpoint
 from liveact_models.denoiser import BlockDenoiser
 from liveact_models.engine import Engine, load_transformer
 from liveact_models.timeline import AUDIO_WINDOW_FRAMES, FRAMES_PER_LATENT, block_feature_frames
-from liveact_models.vae import to_rgb
+from liveact_models.vae import DecoderEngine, load_decoder, to_rgb
 from liveact_services.conductor.stages import Codec
 from liveact_services.vae_decoder.encoding import frame_encoder
 
@@ -48,13 +48,20 @@ class PartSeconds:
 class BlockSubject:
     """A transformer, an audio encoder and a decoder of one size on one device."""
 
-    def __init__(self, config: ModelConfig, size: tuple[int, int], device: torch.device, engine: Engine) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        size: tuple[int, int],
+        device: torch.device,
+        engine: Engine,
+        decoder: DecoderEngine = DecoderEngine(),
+    ) -> None:
         checkpoint = open_checkpoint("untrained", config)
         self.config, self.size, self.device, self.engine = config, size, device, engine
         transformer, self.choices = load_transformer(checkpoint, engine, device)
         self.denoiser = BlockDenoiser(transformer, config, cache=engine.cache)
         self.audio_encoder = checkpoint.load_audio_encoder(device=str(device))
-        self.decoder = checkpoint.load_vae("decode", device=str(device))
+        self.decoder_engine, self.decoder = decoder, load_decoder(checkpoint, decoder, device)
         self._draw = torch.Generator().manual_seed(0)
         self.restart()
 

@@ -18,7 +18,7 @@ Callee = TypeVar("Callee", bound=Callable[..., Any])
 def compiled(callee: Callee, enabled: bool, *, dynamic: bool | None = None) -> Callee:
     """`torch.compile(callee)` where `enabled` and it can work here; else the callee itself.
 
-    Keep the module itself in `Stage.modules`: a compiled module names its weights differently.
+    In training, keep the module itself in `Stage.modules`: a compiled module names its weights differently.
     """
     return cast(Callee, torch.compile(callee, dynamic=dynamic)) if enabled and _can_compile() else callee
 
@@ -29,5 +29,5 @@ def _can_compile() -> bool:
     compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
     if any(name and shutil.which(name) for name in compilers):
         return True
-    _log.warning("torch.compile is left out: no C++ compiler (g++ or clang++) was found; training is slower")
+    _log.warning("torch.compile is left out: no C++ compiler (g++ or clang++) was found; it is slower without")
     return False
