@@ -103,6 +103,10 @@ COMMANDS: dict[str, dict[str, How]] = {
     "docs/clients.md": {
         "pip install 'liveact-serve[livekit]'": Parsed(REGISTRY),
         "pip install 'liveact-serve[pipecat]'": Parsed(REGISTRY),
+        "pip install 'liveact-serve[webrtc]'": Parsed(REGISTRY),
+        "liveact webrtc --portrait examples/portrait.jpg": Parsed(
+            "stays until it is ended; tests/test_webrtc_browser.py runs it"
+        ),
         "make stubs-typescript": Parsed(f"{REGISTRY} (npm)"),
         "make stubs-go": Parsed("needs protoc-gen-go and protoc-gen-go-grpc"),
     },

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveact_models.timeline import block_seconds
+from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import SessionSpec
 from liveact_services.denoiser.admission import PATIENCE_S, Admission
 from liveact_services.denoiser.costs import BlockCosts
@@ -143,12 +144,15 @@ def test_who_has_gone_makes_room() -> None:
 def test_a_replica_says_how_full_it_is_in_small_sessions_by_what_it_measured() -> None:
     replica = Replica(bound=0.85, most=64)
     assert replica.admission.filled == (0.0, 64.0), "nothing has come yet: counted"
+    assert replica.admission.unit == 1.0
     large, small = replica.spec(side=1024), replica.spec()
     replica.costs.record(1024, 1024, 4 * BLOCK_S)
     replica.admission.admit(large)
     assert replica.admission.filled == pytest.approx((1.0, 0.85 / 0.4)), "the smallest that came is large"
+    assert replica.admission.unit == large.size == 1024 * 1024 * large.fps / 1e6
     replica.admission.admit(small)
     assert replica.admission.filled == pytest.approx((5.0, 8.5))
+    assert replica.admission.unit == small.size
     replica.admission.release(large.session)
     assert replica.admission.filled == pytest.approx((1.0, 8.5))
     few = Replica(most=4)
@@ -332,7 +336,7 @@ async def test_a_client_is_told_of_the_replica_that_has_room_first() -> None:
         raise ReplicaFull(replica, *waits[replica])
 
     with pytest.raises(NoRoom) as raised:
-        await _place("s", "", call)
+        await _place(Part.DENOISER, Replica().spec(), "", call)
     assert asked == [(), ("a",), ("a", "b"), ("a", "b", "c")]
     assert (raised.value.first, raised.value.retry_after_s) == ("b", 7.5)
     assert NoRoom({"c": None}).retry_after_s == ASK_AGAIN_S

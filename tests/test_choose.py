@@ -21,12 +21,35 @@ def test_a_new_session_goes_to_the_oldest_replica_with_room() -> None:
     assert choose(Pin("s"), [ReplicaView("unknown age", float("inf")), old]) == ["unknown age", "o"]
 
 
+def test_only_those_with_room_for_its_size_are_asked_first() -> None:
+    views = [
+        ReplicaView("small units", 1, 5, 8, unit=1.0), ReplicaView("large units", 2, 1, 2, unit=4.0),
+        ReplicaView("empty and too small", 3, 0, 2, unit=1.0),
+    ]  # fmt: skip
+    fleet = Fleet()
+    for view in views:
+        fleet.add(view)
+    for size, expected in (
+        (1.0, "small units"),
+        (3.0, "small units"),
+        (4.0, "large units"),
+        (8.0, "empty and too small"),
+    ):
+        pin = Pin.parse(str(Pin("s", size=size)))
+        assert pin == Pin("s", size=size)
+        assert choose(pin, views)[0] == fleet.choose(pin) == expected, "an empty one has all the room it can have"
+    fleet.update("large units", held=1.5, unit=8.0)
+    assert fleet.choose(Pin("s", size=4.0)) == "large units"
+
+
 def test_the_more_have_refused_a_session_the_more_room_the_next_has() -> None:
-    views = [ReplicaView(f"r{n}", n, 3 if n < 5 else 2, 4) for n in range(7)] + [ReplicaView("empty", 7, 0, 2)]
+    views = [ReplicaView(f"r{n}", n, 3 if n < 6 else 2, 4) for n in range(8)] + [ReplicaView("empty", 8, 0, 2)]
     asked: list[str] = []
     while len(asked) < len(views):
-        asked.append(choose(Pin("large", None, tuple(asked)), views)[0])
-    assert asked == ["r0", "r1", "r5", "r6", "empty", "r2", "r3", "r4"], "an empty one has all the room it can have"
+        asked.append(choose(Pin("costly", None, tuple(asked)), views)[0])
+    assert asked == ["r0", "r1", "r2", "r3", "r6", "r7", "empty", "r4", "r5"], (
+        "an empty one has all the room it can have"
+    )
 
 
 def test_in_a_large_fleet_few_that_look_full_are_asked_and_not_the_same_for_everybody() -> None:

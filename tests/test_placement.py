@@ -17,7 +17,7 @@ from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 from liveact_services.placement.router import SessionRouter, VaultRouter
 
 
-@pytest.mark.parametrize("key", ["s", "s@replica", "s!first", "s!first!second"])
+@pytest.mark.parametrize("key", ["s~1", "s@replica", "s~5.24!first", "s~0.125!first!second"])
 def test_a_pin_reads_back_as_it_was_written(key: str) -> None:
     assert str(Pin.parse(key)) == key
 

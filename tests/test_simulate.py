@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -132,12 +133,14 @@ def test_who_finds_no_room_in_time_is_refused_and_who_is_beyond_the_quota_at_onc
 
 
 def test_a_lost_node_costs_few_sessions_where_there_is_room_elsewhere() -> None:
-    workload = draw(Demand(20_000, hours=4), 5)
-    tally = simulated(workload, ROUGH, 4 * 3600, ScalingRules(min_replicas=20, max_replicas=400, head_room=0.5))
-    figures = tally.figures(0.85, 2, 4)
-    assert figures["nodes_lost"] > 50
-    assert figures["migrations"] > figures["nodes_lost"]
-    assert figures["lost"] < 0.06 * figures["migrations"], "a node lives for half an hour here"
+    rules, total = ScalingRules(min_replicas=20, max_replicas=400, head_room=0.5), Counter[str]()
+    # Of one seed a few nodes decide.
+    for seed in (5, 6, 7):
+        figures = simulated(draw(Demand(20_000, hours=4), seed), ROUGH, 4 * 3600, rules).figures(0.85, 2, 4)
+        assert figures["nodes_lost"] > 50
+        assert figures["migrations"] > figures["nodes_lost"]
+        total.update({name: figures[name] for name in ("lost", "migrations")})
+    assert total["lost"] < 0.06 * total["migrations"], "a node lives for half an hour here"
 
 
 @pytest.mark.parametrize("hardware", [RELIABLE, ROUGH])

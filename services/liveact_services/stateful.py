@@ -49,6 +49,10 @@ class Stateful:
         """What its sessions take of it and what it has, in small sessions: their count and the most there may be."""
         return float(self.held()), float(self.capacity)
 
+    def unit(self) -> float:
+        """The size of a small session, as `Pin.size` says it of one that seeks a place: here all are alike."""
+        return 1.0
+
     def waiting(self) -> float:
         """What the clients that were told to come back here would take, in full replicas."""
         return 0.0
@@ -81,7 +85,7 @@ class Stateful:
         """What routers hear of this replica, every few seconds."""
         held, capacity = self.filled()
         self._measure(held, capacity)
-        return {"held": held, "capacity": capacity, "draining": self._draining}
+        return {"held": held, "capacity": capacity, "unit": self.unit(), "draining": self._draining}
 
     def _measure(self, filled: float, capacity: float) -> None:
         """Tell how full it is: Serve asks often enough for that, whatever is configured."""

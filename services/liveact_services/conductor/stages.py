@@ -71,6 +71,11 @@ class SessionSpec:
     """The span of the call that began it, as a traceparent; it agrees to nothing."""
 
     @property
+    def size(self) -> float:
+        """How much it asks of a Denoiser, roughly: a million pixels a second."""
+        return self.width * self.height * self.fps / 1e6
+
+    @property
     def watermark(self) -> str:
         """The kinds of marks that its pictures carry: "visible", "invisible", both or nothing."""
         return " ".join(kind for kind, there in (("visible", self.label), ("invisible", self.mark)) if there)

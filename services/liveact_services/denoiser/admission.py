@@ -132,8 +132,19 @@ class Admission:
 
         Of time, memory and number what is taken most of counts. The two are equal where nothing is left.
         """
-        small = min((self._share(self._demand(spec)) for spec in self._lately), default=1 / self.max_sessions)
+        smallest = self._smallest
+        small = 1 / self.max_sessions if smallest is None else self._share(self._demand(smallest))
         return self._share(self._taken(), len(self._held)) / small, 1 / small
+
+    @property
+    def unit(self) -> float:
+        """The size of such a session (`SessionSpec.size`)."""
+        smallest = self._smallest
+        return 1.0 if smallest is None else smallest.size
+
+    @property
+    def _smallest(self) -> SessionSpec | None:
+        return min(self._lately, key=lambda spec: self._share(self._demand(spec)), default=None)
 
     @property
     def waiting(self) -> float:

@@ -102,6 +102,10 @@ class Denoiser(StatefulReplica[_Held]):
         """What its sessions take of it and what it has, in small sessions, by what the admission measured."""
         return self._admission.filled
 
+    def unit(self) -> float:
+        """The size of a small session."""
+        return self._admission.unit
+
     def waiting(self) -> float:
         """What the clients that were told to come back here would take, in full replicas."""
         return self._admission.waiting

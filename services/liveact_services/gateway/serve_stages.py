@@ -77,7 +77,8 @@ class ServeGraph:
                 arguments = (text, clip, self._handles.vae_encoder.reference.remote(portrait, trace))  # type: ignore[assignment]
             try:
                 return await _place(
-                    spec.session,
+                    part,
+                    spec,
                     avoid,
                     lambda key: handle.options(session_id=key).open.remote(spec, *arguments, attempt=attempt),
                 )
@@ -97,7 +98,7 @@ class ServeGraph:
                 return await self._pinned(part, replica, spec).adopt.remote(spec, export, attempt)
             handle = self._handle(part, spec)
             return await _place(
-                spec.session, avoid, lambda key: handle.options(session_id=key).adopt.remote(spec, export, attempt)
+                part, spec, avoid, lambda key: handle.options(session_id=key).adopt.remote(spec, export, attempt)
             )
 
     async def settle(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> int:
@@ -218,12 +219,14 @@ class NoRoom(NoPlace):
         super().__init__(retry_after_s=known[self.first] if known else ASK_AGAIN_S)
 
 
-async def _place(session: str, avoid: str, call: Callable[[str], Awaitable[str]]) -> str:
+async def _place(part: Part, spec: SessionSpec, avoid: str, call: Callable[[str], Awaitable[str]]) -> str:
     """Ask one replica after the other until one takes the session; gives that replica's id. Raises `NoRoom`."""
     refused: dict[str, float | None] = {avoid: None} if avoid else {}
+    # Decoders count sessions.
+    size = spec.size if part is Part.DENOISER else 1.0
     while True:
         try:
-            return await call(str(Pin(session, None, tuple(refused))))
+            return await call(str(Pin(spec.session, None, tuple(refused), size)))
         except ReplicaFull as full:
             # Ray raises a class made of both errors; what the replica said is in the cause.
             replica, *wait = getattr(full, "cause", full).args

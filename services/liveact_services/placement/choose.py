@@ -29,10 +29,17 @@ class ReplicaView:
     draining: bool = False
     """Whether it keeps its sessions and takes no others."""
     pool: str = DEFAULT_POOL
+    unit: float = 1.0
+    """The size of a small session, as `Pin.size` says it of others."""
 
-    def has_room(self, need: float) -> bool:
-        """For so many small sessions, or all that it could ever take."""
-        return fits(self.held, min(need, self.capacity), self.capacity)
+    def has_room(self, size: float) -> bool:
+        """For a session of that size, or for all that it could ever take."""
+        return fits(self.held, min(size / self.unit, self.capacity), self.capacity)
+
+    @property
+    def free(self) -> float:
+        """The largest size there is room for; an empty one has all the room that it could ever have."""
+        return (self.capacity - self.held) * self.unit if self.held > 0 else math.inf
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -43,11 +50,11 @@ class ReplicaView:
 def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POOL) -> list[str]:
     """The ids of the replicas to ask, in order.
 
-    A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room: that
-    leaves the newest empty, which Serve removes first. How large it is nobody knows here. So those that have room for one
-    small session are asked, and the more have refused it, the more room the next is to have (`wanted`), and in a large fleet the
-    less does age count (`passed_over`). Those that look full come last, because the view may be late, and only until `MOST_ASKED`
-    have refused; who was refused by `MOST_REFUSALS` asks nobody. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
+    A pinned call goes to its replica, draining or not. A new session goes to the oldest replica of its pool with room for it:
+    that leaves the newest empty, which Serve removes first. What a size costs a replica knows better than whoever asks, so the
+    more have refused, the more room the next is to have (`wanted`); and in a large fleet the less does age count
+    (`passed_over`). Those that look full come last, because the view may be late, and only until `MOST_ASKED` have refused; who
+    was refused by `MOST_REFUSALS` asks nobody. Raises `ReplicaGone` and `NoReplica`: nothing waits here.
     """
     if pin.replica is not None:
         for replica in replicas:
@@ -60,12 +67,12 @@ def choose(pin: Pin, replicas: Iterable[ReplicaView], *, pool: str = DEFAULT_POO
     if not willing:
         raise NoReplica("every replica has refused the session")
     need = wanted(pin)
-    roomy = [r for r in willing if r.has_room(1.0)]
+    roomy = [r for r in willing if r.has_room(pin.size)]
     roomy.sort(key=lambda r: (not r.has_room(need), r.age_order))
     if fitting := sum(r.has_room(need) for r in roomy):
         first = passed_over(pin, len(fleet)) % fitting
         roomy = [*roomy[first:fitting], *roomy[:first], *roomy[fitting:]]
-    full = [r for r in willing if not r.has_room(1.0)] if len(pin.refused) < MOST_ASKED else []
+    full = [r for r in willing if not r.has_room(pin.size)] if len(pin.refused) < MOST_ASKED else []
     if not roomy and not full:
         raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
     # Another order for each session: else all those who find no room would stand in line at the same few.
@@ -80,8 +87,8 @@ def require_patience(pin: Pin) -> None:
 
 
 def wanted(pin: Pin) -> float:
-    """Small sessions that a replica is to have room for, to be asked next: twice as many after every second refusal."""
-    return float(2 ** min(len(pin.refused) // 2, 16))
+    """The size that a replica is to have room for, to be asked next: twice as much after every `DOUBLED` refusals."""
+    return pin.size * 2 ** min(len(pin.refused) // DOUBLED, 16)
 
 
 def passed_over(pin: Pin, fleet: int) -> int:
@@ -99,6 +106,8 @@ def fits(held: float, need: float, capacity: float) -> bool:
     return held + need <= capacity + ROUNDING
 
 
+DOUBLED = 4
+"""Refusals after which a session is taken for twice as large: views are late, and a size may cost more than it looks."""
 MOST_ASKED = 4
 """Who was refused by so many asks none that looks full; each answers in milliseconds, and a fleet may have thousands."""
 MOST_REFUSALS = 32

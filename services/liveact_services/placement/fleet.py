@@ -80,6 +80,7 @@ class Fleet:
         *,
         held: float | None = None,
         capacity: float | None = None,
+        unit: float | None = None,
         draining: bool | None = None,
     ) -> None:
         """What is known of it now. Raises `ReplicaGone`."""
@@ -87,6 +88,7 @@ class Fleet:
         after = ReplicaView(
             before.id, before.started_at, before.held if held is None else held,
             before.capacity if capacity is None else capacity, before.draining if draining is None else draining, before.pool,
+            before.unit if unit is None else unit,
         )  # fmt: skip
         self._count(before, -1)
         self._count(after, 1)
@@ -98,7 +100,7 @@ class Fleet:
         if pin.replica is not None:
             return self.view(pin.replica).id
         require_patience(pin)
-        for need, skip in ((wanted(pin), passed_over(pin, len(self))), (1.0, 0)):
+        for need, skip in ((wanted(pin), passed_over(pin, len(self))), (pin.size, 0)):
             if (replica := self._with_room(pin, need, skip)) is not None:
                 return replica
         if len(pin.refused) < MOST_ASKED and (replica := self._full(pin)) is not None:
@@ -106,7 +108,7 @@ class Fleet:
         raise NoReplica(f"{len(pin.refused)} replicas have refused the session and the others look full")
 
     def _with_room(self, pin: Pin, need: float, skip: int) -> str | None:
-        """One with room for so many small sessions that has not refused: the oldest but so many, counted in a circle."""
+        """One with room for that size that has not refused: the oldest but so many, counted in a circle."""
         fitting: list[str] = []
         slot = self._first(0, need - ROUNDING)
         while slot >= 0 and len(fitting) <= skip:
@@ -167,9 +169,7 @@ class Fleet:
             tree[node] = best
 
     def _write(self, view: ReplicaView) -> None:
-        # An empty one has all the room that it could ever have.
-        free = view.capacity - view.held if view.held > 0 else math.inf
-        self._set(self._slots[view.id], _CLOSED if view.draining else free)
+        self._set(self._slots[view.id], _CLOSED if view.draining else view.free)
 
     def _count(self, view: ReplicaView, sign: int) -> None:
         self.used += sign * view.held / view.capacity

@@ -1,9 +1,9 @@
 """The words in which a caller tells the router where a call belongs.
 
 They travel as Serve's `session_id`, the one value a router sees of a call:
-    "{session}@{replica}"        pinned: to this replica or not at all
-    "{session}"                  placement: any replica, free ones first
-    "{session}!{replica}!..."    placement, but not on these, which have refused
+    "{session}@{replica}"               pinned: to this replica or not at all
+    "{session}~{size}"                  placement: any replica, free ones first
+    "{session}~{size}!{replica}!..."    placement, but not on these, which have refused
 """
 
 from __future__ import annotations
@@ -40,16 +40,19 @@ class Pin:
     session: str
     replica: str | None = None
     refused: tuple[str, ...] = ()
+    size: float = 1.0
+    """How much room it takes, in the unit in which replicas of the deployment tell theirs (`ReplicaView.unit`)."""
 
     @classmethod
     def parse(cls, key: str) -> Pin:
         if "@" in key:
             session, replica = key.split("@", 1)
             return cls(session, replica)
-        session, *refused = key.split("!")
-        return cls(session, None, tuple(refused))
+        first, *refused = key.split("!")
+        session, _, size = first.partition("~")
+        return cls(session, None, tuple(refused), float(size or 1.0))
 
     def __str__(self) -> str:
         if self.replica is not None:
             return f"{self.session}@{self.replica}"
-        return "!".join((self.session, *self.refused))
+        return "!".join((f"{self.session}~{self.size:g}", *self.refused))

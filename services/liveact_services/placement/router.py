@@ -145,4 +145,5 @@ def _view(replica: RunningReplica, left: bool) -> ReplicaView:
         stats.get("held", 0.0),
         stats.get("capacity", math.inf),
         left or bool(stats.get("draining", False)),
+        unit=stats.get("unit", 1.0),
     )

@@ -155,7 +155,7 @@ class Simulation:
         refused: dict[str, Refusal] = {}
         while True:
             try:
-                name = self._fleet.choose(Pin(session.name, None, tuple(refused)))
+                name = self._fleet.choose(Pin(session.name, None, tuple(refused), session.spec.size))
             except NoReplica:
                 break
             age_s = self._now - session.began_s if session.began_s >= 0 else 0.0
@@ -261,7 +261,8 @@ class Simulation:
         for replica in sorted(self._unheard & self._replicas.keys()):
             said = self._replicas[replica]
             held, capacity = said.admission.filled
-            self._fleet.update(_name(replica), held=held, capacity=capacity, draining=said.draining)
+            unit = said.admission.unit
+            self._fleet.update(_name(replica), held=held, capacity=capacity, unit=unit, draining=said.draining)
         self._unheard.clear()
 
     def _stop(self, replica: int) -> None:
