@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt .ci/get_helm.py
 	@echo "setting up $(VENV) (about two minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,chart,c2pa]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train,chart,c2pa,webrtc]'
 	@$(BIN)/python .ci/get_helm.py $(BIN)
 	@touch $@
 
@@ -38,9 +38,9 @@ test: $(STAMP)  ## the whole default test suite
 test-slow: $(STAMP) $(SCANNER)  ## the minutes-long tests
 	$(BIN)/python -m pytest -m slow
 
-test-browser: $(STAMP)  ## the console in a real Chromium, which must be installed
+test-browser: $(STAMP)  ## the console and the page of WebRTC in a real Chromium, which must be installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -m slow tests/test_console.py
+	$(BIN)/python -m pytest -m slow tests/test_console.py tests/test_webrtc_browser.py
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -67,12 +67,12 @@ def test_sound_apart_from_the_picture_and_late_interrupts_fail_the_run() -> None
     weather = Weather(0, 0, 0)
     late = viewing([0.2], samples=8 * RATE // 20 + RATE // 10)
     late.interrupts = [Interrupt(1.0, 1.05, 4.0, 4.0, 4.0)]
-    found = Figures(Seen([late], [late]), Seen([], []), weather, 1, 32, 32).mistakes
+    found = Figures(Seen([late], [late]), Seen([], []), weather, 1, 1, 32, 32).mistakes
     assert len(found) == 2
     assert "100 ms apart" in found[0]
     assert "3.00 s after" in found[1]
     good = viewing([0.2])
-    assert Figures(Seen([good], []), Seen([], []), weather, 1, 32, 32).mistakes == []
+    assert Figures(Seen([good], []), Seen([], []), weather, 1, 1, 32, 32).mistakes == []
     assert bounds(late.interrupts)["sdk_picture_p95_ms"] == pytest.approx(50.0)
 
 

@@ -7,9 +7,9 @@ import dataclasses
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import liveact_services
 from liveact.v1 import avatar_pb2 as pb
@@ -24,8 +24,9 @@ from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.config import ServiceConfig
 from liveact_services.errors import ServiceError, as_service_error, fail
 from liveact_services.gateway import requests
-from liveact_services.gateway.call_meter import StreamCall, refused
+from liveact_services.gateway.call_meter import StreamCall
 from liveact_services.gateway.catalogue import Catalogue
+from liveact_services.gateway.catalogue_calls import CatalogueCalls
 from liveact_services.gateway.departure import Departure
 from liveact_services.gateway.health import Health
 from liveact_services.gateway.ledger import Ledger
@@ -65,12 +66,10 @@ WARM_UP_AGAIN_S = 5.0
 CHECK_S = 2.0
 """How often it is looked at whether those who stream still may."""
 
-R = TypeVar("R")
-
 log = logging.getLogger(__name__)
 
 
-class Gateway(Health):
+class Gateway(CatalogueCalls, Health):
     """Admits sessions, runs a Conductor for each, and answers for avatars, sessions and health."""
 
     def __init__(
@@ -130,7 +129,7 @@ class Gateway(Health):
             known = as_service_error(error)
             call.failed(known)
             set_status(grpc_context, known)
-            # The status travels with a message (see `_answer`), so the failure is told as an event too.
+            # The status travels with a message (see `CatalogueCalls`), so the failure is told as an event too.
             event = pb.Event(type=pb.EVENT_TYPE_FAILED, reason=known.reason, message=known.message)
             yield pb.StreamAvatarResponse(event=event)
         finally:
@@ -301,66 +300,17 @@ class Gateway(Health):
 
     # ---- avatars and sessions ----------------------------------------------------------------------------------------------
 
-    async def CreateAvatar(
-        self, request: pb.CreateAvatarRequest, grpc_context: RayServegRPCContext
-    ) -> pb.CreateAvatarResponse:
-        """Check a portrait and keep it."""
-        return await self._answer(grpc_context, pb.CreateAvatarResponse(), lambda mine: mine.create_avatar(request))
+    async def catalogue(self, context: RayServegRPCContext) -> Catalogue:
+        witness = Witness(self._trail, context.peer())
+        caller = await self.enter(context, witness)
+        rules = Rules.of(self._config.trust, caller.tenant)
+        return Catalogue(self._avatars, self._store, self._model, caller.tenant.id, rules, witness)
 
-    async def ListAvatars(
-        self, request: pb.ListAvatarsRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ListAvatarsResponse:
-        """The caller's avatars."""
-        return await self._answer(grpc_context, pb.ListAvatarsResponse(), lambda mine: mine.list_avatars())
-
-    async def DeleteAvatar(
-        self, request: pb.DeleteAvatarRequest, grpc_context: RayServegRPCContext
-    ) -> pb.DeleteAvatarResponse:
-        """Forget an avatar."""
-        return await self._answer(grpc_context, pb.DeleteAvatarResponse(), lambda mine: mine.delete_avatar(request))
-
-    async def GetSession(
-        self, request: pb.GetSessionRequest, grpc_context: RayServegRPCContext
-    ) -> pb.GetSessionResponse:
-        """One session's record."""
-        return await self._answer(grpc_context, pb.GetSessionResponse(), lambda mine: mine.get_session(request))
-
-    async def ListSessions(
-        self, request: pb.ListSessionsRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ListSessionsResponse:
-        """The caller's sessions."""
-        return await self._answer(grpc_context, pb.ListSessionsResponse(), lambda mine: mine.list_sessions())
-
-    async def DeleteSession(
-        self, request: pb.DeleteSessionRequest, grpc_context: RayServegRPCContext
-    ) -> pb.DeleteSessionResponse:
-        """Close a session."""
-        empty = pb.DeleteSessionResponse()
-        return await self._answer(grpc_context, empty, lambda mine: self._delete_session(request, mine))
-
-    async def _delete_session(self, request: pb.DeleteSessionRequest, mine: Catalogue) -> pb.DeleteSessionResponse:
-        live = self._live.get(names.session_id(request.name))
+    async def close_live(self, name: str, tenant: str) -> None:
+        live = self._live.get(names.session_id(name))
         # Another tenant's is not here, as one that does not exist is not.
-        if live is not None and live.spec.tenant == mine.tenant:
+        if live is not None and live.spec.tenant == tenant:
             await live.close()
-        # Written either way: the record is the answer to whoever asks next.
-        return await mine.close_session(request)
-
-    async def _answer(self, context: RayServegRPCContext, empty: R, ask: Callable[[Catalogue], Awaitable[R]]) -> R:
-        """What the caller's catalogue answers, or the status of what it failed with and an empty message.
-
-        Returned and not raised: Serve passes an exception's code on, but the details in its trailers only with a message.
-        """
-        try:
-            witness = Witness(self._trail, context.peer())
-            caller = await self.enter(context, witness)
-            rules = Rules.of(self._config.trust, caller.tenant)
-            return await ask(Catalogue(self._avatars, self._store, self._model, caller.tenant.id, rules, witness))
-        except Exception as error:
-            known = as_service_error(error)
-            refused(known)
-            set_status(context, known)
-            return empty
 
     # ---- the server --------------------------------------------------------------------------------------------------------
 

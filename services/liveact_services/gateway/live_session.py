@@ -27,15 +27,12 @@ from liveact_services.gateway.messages import responses
 from liveact_services.gateway.outbox import Outbox
 from liveact_services.gateway.requests import VoiceFormat
 from liveact_services.gateway.session_meter import SessionMeter
+from liveact_services.gateway.session_timers import Due, SessionTimers, Standing
 from liveact_services.independent import independent
 from liveact_services.sessions import SessionState
 from liveact_services.tenants.access import ANYBODY, Caller, is_about_credential
 
 TICK_S = 0.25
-KEEP_S = 30.0
-"""How often a session's replicas are told that it lives, also while it makes no blocks."""
-EXPIRING_S = 30.0
-"""How long before its end a session is told so."""
 FAREWELL_S = 5.0
 """How long a session that is over waits for an acknowledgement, and the next."""
 FAREWELL_POLL_S = 0.02
@@ -78,9 +75,7 @@ class LiveSession:
         self._attached = False
         self.caller = ANYBODY
         """Whose the attached stream is, or the last one was."""
-        self._heard = self._acked_at = self._left = time.monotonic()
-        self._created = self._heard - max(0.0, time.time() - ledger.record.create_time)
-        self._warned = False
+        self._clocks = SessionTimers(limits, max(0.0, time.time() - ledger.record.create_time))
         self._noticed = ""
         """The utterance whose clipping was told last: once is enough."""
         self._performance: asyncio.Task[None] | None = None
@@ -111,7 +106,7 @@ class LiveSession:
         self.caller = caller
         self._streams += 1
         self._attached = self.ledger.attached = True
-        self._heard = self._acked_at = time.monotonic()
+        self._clocks.attached()
         self.conductor.pause(False)
         return self._streams
 
@@ -120,7 +115,7 @@ class LiveSession:
         if stream != self._streams or self.over or self._outbox.drained:
             return
         self._attached = self.ledger.attached = False
-        self._left = time.monotonic()
+        self._clocks.left()
         self.conductor.pause(True)
         if self.is_ready:
             self.ledger.moved(SessionState.DETACHED)
@@ -191,7 +186,7 @@ class LiveSession:
 
     def handle(self, request: pb.StreamAvatarRequest) -> None:
         """Do what the client says. Raises `ServiceError` for what cannot be done."""
-        self._heard = time.monotonic()
+        self._clocks.heard()
         kind = request.WhichOneof("payload")
         match kind:
             case None:
@@ -211,7 +206,7 @@ class LiveSession:
             case "ack":
                 self.conductor.ack(request.ack.next_frame)
                 self._outbox.acked(request.ack.next_frame)
-                self._acked_at = time.monotonic()
+                self._clocks.acked()
             case "close":
                 self.conductor.finish()
 
@@ -259,7 +254,7 @@ class LiveSession:
             if self.journal is not None:
                 await self.journal.opened()
             began, self.is_ready = not self.is_ready, True
-            self._heard = self._acked_at = time.monotonic()
+            self._clocks.attached()
             self.ledger.placed(self._stages)
             if self.ledger.record.state is SessionState.ADMITTED:
                 self.ledger.moved(SessionState.READY)
@@ -328,36 +323,22 @@ class LiveSession:
         self._emit(Event(Happening.MIGRATED, at, block=to.block, stall_s=to.stall_s, message=text))
 
     async def _watch(self) -> None:
-        """The session's timers."""
-        limits = self._limits
-        kept = self._created
+        """What time makes due."""
         while not self.over:
             await asyncio.sleep(TICK_S)
-            now = time.monotonic()
-            if self.is_ready and now - kept > KEEP_S:
-                kept = now
+            if self.is_ready and self._clocks.keep():
                 await self._keep()
-            if not self.conductor.out_of_credit:
-                self._acked_at = now
-            age = now - self._created
             if self.ledger.refusal is not None:
                 self.fail(self.ledger.refusal)
-            elif age > limits.max_duration_s:
-                self._expire(f"a session lasts {limits.max_duration_s:.0f} s at most")
-            elif not self._attached:
-                if self.ledger.behind:
-                    # Nobody can resume it while the store is away.
-                    self._left = now
-                elif now - self._left > limits.detached_timeout_s:
-                    self._expire(f"no stream for {limits.detached_timeout_s:.0f} s")
-            elif now - self._heard > limits.idle_timeout_s:
-                self._expire(f"neither voice nor ack for {limits.idle_timeout_s:.0f} s")
-            elif self.is_ready and self.conductor.out_of_credit and now - self._acked_at > limits.ack_timeout_s:
-                text = f"{limits.credit_frames} frames were sent and none acknowledged for {limits.ack_timeout_s:.0f} s"
-                self.fail(fail("ACK_TIMEOUT", text))
-            elif age > limits.max_duration_s - EXPIRING_S and not self._warned:
-                self._warned = True
-                self._emit(Event(Happening.EXPIRING, message=f"the session ends in {EXPIRING_S:.0f} s"))
+                continue
+            standing = Standing(self.is_ready, self._attached, self.conductor.out_of_credit, self.ledger.behind)
+            match self._clocks.due(standing):
+                case (Due.EXPIRE, why):
+                    self._finish(SessionState.EXPIRED, fail("SESSION_EXPIRED", why))
+                case (Due.CUT_OFF, why):
+                    self.fail(fail("ACK_TIMEOUT", why))
+                case (Due.WARN, why):
+                    self._emit(Event(Happening.EXPIRING, message=why))
 
     async def _keep(self) -> None:
         try:
@@ -368,9 +349,6 @@ class LiveSession:
             # A session that ended meanwhile is not held, and needs not be.
             if not self.over:
                 self.fail(as_service_error(error))
-
-    def _expire(self, why: str) -> None:
-        self._finish(SessionState.EXPIRED, fail("SESSION_EXPIRED", why))
 
     def _finish(self, state: SessionState, error: ServiceError | None) -> None:
         if self.over:

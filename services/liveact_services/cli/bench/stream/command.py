@@ -37,6 +37,12 @@ def stream(
     size: options.Size = None,
     clients: Annotated[int, typer.Option(help="Viewers at a time.", min=1, max=64)] = 2,
     seconds: Annotated[float, typer.Option(help="Voice each viewer hears, at speaking pace.", min=5)] = 60.0,
+    in_process: Annotated[
+        float | None,
+        typer.Option(
+            min=5, metavar="SECONDS", help="Voice of the sessions in process, where less is enough; none: as much."
+        ),
+    ] = None,
     interrupts: Annotated[int, typer.Option(help="Interrupts of each viewer, afterwards.", min=0)] = 10,
     delay: Annotated[float, typer.Option(help="One way, in milliseconds.", min=0)] = 40.0,
     jitter: Annotated[float, typer.Option(help="On top of it, evenly from 0 to this, in milliseconds.", min=0)] = 30.0,
@@ -67,8 +73,9 @@ def stream(
                 _served(service.address, weather, seed, clients, clip(seconds), interrupts, (width, height))
             )
             config = service.config
-        local = asyncio.run(_in_process(config, seed, clients, clip(seconds), interrupts, (width, height)))
-        figures: Figures = Figures(served, local, weather, seconds, width, height)
+        beside_s = seconds if in_process is None else in_process
+        local = asyncio.run(_in_process(config, seed, clients, clip(beside_s), interrupts, (width, height)))
+        figures: Figures = Figures(served, local, weather, seconds, beside_s, width, height)
         output = Output(json, stdout=stdout)
         output.show(*figures.tables())
         output.result(figures.to_dict())

@@ -45,6 +45,8 @@ class Figures:
     in_process: Seen
     weather: Weather
     seconds: float
+    """Of voice, through the service."""
+    in_process_s: float
     width: int
     height: int
 
@@ -70,6 +72,7 @@ class Figures:
         return {
             "clients": len(self.service.watching),
             "seconds": self.seconds,
+            "in_process_seconds": self.in_process_s,
             "delay_ms": 1000 * self.weather.delay_s,
             "jitter_ms": 1000 * self.weather.jitter_s,
             "loss": self.weather.loss,
@@ -89,7 +92,8 @@ class Figures:
 
         path = self.weather
         title = (
-            f"{self.width}x{self.height}, {self.seconds:.0f} s of voice; path: {1000 * path.delay_s:.0f} ms, "
+            f"{self.width}x{self.height}, {self.seconds:.0f} s of voice, {self.in_process_s:.0f} s in process; "
+            f"path: {1000 * path.delay_s:.0f} ms, "
             f"+ 0-{1000 * path.jitter_s:.0f} ms, {100 * path.loss:.1f} % lost"
         )
         seen = Table(
