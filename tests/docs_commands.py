@@ -87,6 +87,8 @@ COMMANDS: dict[str, dict[str, How]] = {
         "python -m pytest -m slow -s tests/test_resume.py tests/test_takeover_service.py": Parsed(MINUTES),
         "python -m pytest -m slow -s tests/test_redeploy.py": Parsed(MINUTES),
         "python -m pytest -m slow -s tests/test_upgrade.py": Parsed(MINUTES),
+        "python -m pytest -m slow -s tests/test_ranks_serve.py": Parsed(MINUTES),
+        "LIVEACT_CONSOLE_SECONDS=300 make test-browser": Parsed(MINUTES),
         "liveact bench load --json": Runs(),
         "liveact bench load --live --json": Parsed(MINUTES),
         "liveact bench load --address HOST:PORT --token KEY --seconds 600 --length 20 --json": Parsed(ELSEWHERE),
