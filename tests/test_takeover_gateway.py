@@ -14,6 +14,11 @@ import pytest_asyncio
 from graph_fixtures import ScriptedGraph
 from liveact.v1 import avatar_pb2 as pb
 from liveact_models.timeline import block_frames
+from liveact_services.audit.config import AuditConfig
+from liveact_services.audit.reading import read_trails
+from liveact_services.audit.store import AuditStore
+from liveact_services.audit.trail import AuditTrail
+from liveact_services.audit.witness import Witness
 from liveact_services.conductor.journal import Journal
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.patience import Patience
@@ -52,6 +57,7 @@ class Gateway(deployment.Gateway):
         self._access, self._config = Access(None), ServiceConfig(checkpoint="untrained")
         self._live, self._resuming = {}, weakref.WeakValueDictionary()
         self._leaving = False
+        self.trail = AuditTrail(AuditStore(database, AuditConfig()), AuditConfig(), name)
         self.ended: list[LiveSession] = []
         self.begun: list[LiveSession] = []
 
@@ -100,7 +106,9 @@ class Gateway(deployment.Gateway):
     async def resume(self, frame: int) -> tuple[LiveSession, Stream]:
         """A client comes with its token; the session as it then is here, and the client's new stream."""
         wanted, caller = pb.Resume(token=TOKEN, next_frame=frame), await self._access.caller(())
-        live, number = await self._resume(wanted, caller, StreamCall(()))
+        witness = Witness(self.trail)
+        witness.caller = caller
+        live, number = await self._resume(wanted, caller, StreamCall((), witness))
         introduced = self._introduce(live, TOKEN)
         assert (introduced.next_request, introduced.next_sequence) == (live.next_request, live.next_sequence)
         self.begun.append(live)
@@ -187,6 +195,29 @@ async def test_a_session_whose_gateway_was_killed_goes_on_at_another(pair: Pair)
     assert all(pair.graph.holder(part, SESSION) is None for part in Part)
     assert pair.graph.shelf is not None
     assert SESSION not in pair.graph.shelf.sessions
+
+
+async def test_the_audit_trail_tells_who_took_a_session_over_and_how_it_ended(pair: Pair, database: Database) -> None:
+    live = await pair.one.begin()
+    first = await pair.watched(live, block_frames(4).start)
+    await first.lose()
+    await kill(live)
+    again, second = await pair.two.resume(len(first.frames))
+    pair.say(again)
+    await second.end()
+    async with asyncio.timeout(5):
+        while again not in pair.two.ended:
+            await asyncio.sleep(0.02)
+    running = asyncio.create_task(pair.two.trail.run())
+    await pair.two.trail.flush(5)
+    running.cancel()
+    (told,) = await read_trails(AuditStore(database, AuditConfig()), "default")
+    assert told["faults"] == []
+    assert {(event["gateway"], event["session"]) for event in told["events"]} == {("gateway-2", SESSION)}
+    assert [(event["action"], event.get("detail", "")) for event in told["events"]] == [
+        ("session.resumed", "taken_over"), ("session.moved", "gateway"), ("session.closed", ""),
+    ]  # fmt: skip
+    assert told["events"][-1]["frames"] == len(first.frames) + len(second.frames)
 
 
 async def test_a_gateway_that_lives_lets_go_of_what_was_taken_and_closes_nothing(pair: Pair) -> None:
