@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,25 +73,25 @@ def webrtc(
 
 
 async def _serve(rules: BridgeRules, host: str, port: int, cert: Path | None, key: Path | None) -> None:
-    """Until it is interrupted."""
+    """Until it is interrupted. Raises `BadInput` for a port or a certificate that it cannot have."""
     import uvicorn
 
     from liveact_services.adapters.webrtc.bridge import Bridge
 
     bridge = Bridge(rules)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            bridge.app(), host, port, log_level="warning", ssl_certfile=None if cert is None else str(cert),
-            ssl_keyfile=None if key is None else str(key),
-        )
-    )  # fmt: skip
-    serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        where = server.servers[0].sockets[0].getsockname()[1]
-        note(f"faces of {rules.server} at {'https' if cert else 'http'}://{host}:{where}; Ctrl-C ends it")
+    files = {} if cert is None else {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
+    config = uvicorn.Config(bridge.app(), log_level="warning", **files)
     try:
-        await serving
+        config.load()
+    except OSError as error:
+        raise BadInput(f"{cert}, {key}: no certificate and its key, in PEM ({error.strerror or error})") from None
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise BadInput(f"{host}:{port}: cannot be listened on ({error.strerror or error})") from None
+    scheme, where = "http" if cert is None else "https", listening.getsockname()[1]
+    note(f"faces of {rules.server} at {scheme}://{host}:{where}; Ctrl-C ends it")
+    try:
+        await uvicorn.Server(config).serve(sockets=[listening])
     finally:
         await bridge.close()
