@@ -107,7 +107,7 @@ async def test_a_replica_reports_what_it_holds_and_who_was_turned_away_lately(mo
     assert (await replica.drain(True, True))["draining"]
     with pytest.raises(pins.ReplicaFull):
         replica.require_room("d")
-    assert await replica.record_routing_stats() == {"held": 1, "capacity": 2, "draining": True}
+    assert await replica.record_routing_stats() == {"held": 1, "capacity": 2, "unit": 1, "draining": True}
     await replica.check_health()
     replica.count = 0
     with pytest.raises(RuntimeError, match="let go"):

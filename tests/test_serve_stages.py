@@ -9,11 +9,12 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ray.serve.exceptions import RayServeException
 
 from liveact_models.blob import StateError
-from liveact_services.conductor.parts import ExportRefused, NoPlace, PartLost
+from liveact_services.conductor.parts import ExportRefused, NoPlace, Part, PartLost
 from liveact_services.errors import ServiceError
 from liveact_services.gateway.serve_stages import _fenced, _losses, _place
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
+from stage_fixtures import session_spec
 
 
 def in_a_task(cause: Exception) -> Exception:
@@ -91,7 +92,8 @@ async def test_a_place_is_looked_for_on_every_replica_but_the_one_to_avoid() -> 
             raise in_a_task(ReplicaFull(willing[0]))
         return "c"
 
-    assert await _place("s", "a", call) == "c"
-    assert asked == ["s!a", "s!a!b"]
+    spec = session_spec(session="s", width=512, height=256)
+    assert await _place(Part.DENOISER, spec, "a", call) == "c"
+    assert asked == ["s~2.62144!a", "s~2.62144!a!b"], "a million pixels a second"
     with pytest.raises(NoPlace):
-        await _place("s", "c", call)
+        await _place(Part.DECODER, spec, "c", call)

@@ -92,7 +92,7 @@ class Turns:
         if ranks.lanes == 1:
             self._lanes = [_Lane(compute, scheduler or Scheduler())]
         else:
-            self._lanes = [_Lane(Compute(f"step {number}"), Scheduler()) for number in range(ranks.lanes)]
+            self._lanes = [_Lane(Compute(f"lane {number}"), Scheduler()) for number in range(ranks.lanes)]
 
     async def denoise(
         self,
