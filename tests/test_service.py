@@ -70,14 +70,16 @@ class Heard:
 
 
 async def say(stream: AvatarStream, voice: np.ndarray, utterance: str = "a") -> None:
-    """All of the voice, in uneven pieces."""
+    """All of the voice, in uneven pieces; on a stream that goes on, what has not arrived."""
     data, sizes = pcm16(voice), (6400, 2, 30000, 1234)
-    at, n = 0, 0
+    at, n, arrived = 0, 0, stream.next_sequence
     while at < len(data):
-        await stream.send_audio(data[at : at + sizes[n % 4]], utterance)
+        if n >= arrived:
+            await stream.send_audio(data[at : at + sizes[n % 4]], utterance)
         at += sizes[n % 4]
         n += 1
-    await stream.end_utterance(utterance)
+    if stream.session.next_request <= n:
+        await stream.end_utterance(utterance)
 
 
 async def perform(client: AvatarClient, config: pb.SessionConfig, voice: np.ndarray) -> Heard:
@@ -170,6 +172,7 @@ async def test_a_stream_that_breaks_is_resumed_without_a_frame_lost_or_sent_twic
             if len(heard.frames) >= cut:
                 break
     async with client.resume(token, len(heard.frames)) as stream:
+        await say(stream, voice)
         await stream.close()
         async for message in stream:
             heard.take(message)
