@@ -149,7 +149,9 @@ COMMANDS: dict[str, dict[str, How]] = {
         "liveact tenants new-key acme": Runs(),
         "liveact tenants check tenants.yaml": Runs(within="the file above, with the new key"),
         "liveact serve --set tenants=tenants.yaml": Serves(within="the same file"),
-        "LIVEACT_TOKEN=la_... liveact stream examples/portrait.jpg examples/voice.wav": Runs(within="the new key"),
+        "LIVEACT_TOKEN=la_... liveact stream examples/portrait.jpg examples/voice.wav --consent REF-2026-0117": Runs(
+            within="the new key"
+        ),
     },
     "docs/training.md": {
         "pip install 'liveact-serve[train]'": Parsed(REGISTRY),
