@@ -88,6 +88,7 @@ COMMANDS: dict[str, dict[str, How]] = {
         "python -m pytest -m slow -s tests/test_redeploy.py": Parsed(MINUTES),
         "python -m pytest -m slow -s tests/test_upgrade.py": Parsed(MINUTES),
         "python -m pytest -m slow -s tests/test_ranks_serve.py": Parsed(MINUTES),
+        "liveact bench stream --seconds 3600 --in-process 60 --json": Parsed(HOURS),
         "LIVEACT_CONSOLE_SECONDS=300 make test-browser": Parsed(MINUTES),
         "liveact bench load --json": Runs(),
         "liveact bench load --live --json": Parsed(MINUTES),
