@@ -79,8 +79,10 @@ async def _serve(rules: BridgeRules, host: str, port: int, cert: Path | None, ke
     from liveact_services.adapters.webrtc.bridge import Bridge
 
     bridge = Bridge(rules)
-    files = {} if cert is None else {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
-    config = uvicorn.Config(bridge.app(), log_level="warning", **files)
+    config = uvicorn.Config(
+        bridge.app(), log_level="warning", ssl_certfile=None if cert is None else str(cert),
+        ssl_keyfile=None if key is None else str(key),
+    )  # fmt: skip
     try:
         config.load()
     except OSError as error:
