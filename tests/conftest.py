@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,15 @@ def serving(config: ServiceConfig) -> Iterator[Service]:
 def _same_numbers() -> None:
     """Random tensors are the same in every run, whichever tests run before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_loggers() -> None:
+    """Our loggers are a new process's: an earlier test's deployment, made in this process, has joined them to Serve's."""
+    for name in ("liveact_services", "liveact_models"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.propagate = [], True
+        ours.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
