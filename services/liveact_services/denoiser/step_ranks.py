@@ -11,8 +11,6 @@ its place at `commit`, which is sent to all at once: in every rank it stands bef
 from __future__ import annotations
 
 import dataclasses
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +21,12 @@ import numpy as np
 
 from liveact_models.blob import StateError
 from liveact_services.conductor.stages import Denoised, Features, SessionSpec
+from liveact_services.denoiser.actor_ranks import ActorRanks, Held
 from liveact_services.denoiser.local_rank import DeviceSessions
 from liveact_services.denoiser.rank import REFUSALS, Conditions, RankTime
 from liveact_services.denoiser.rank_part import RankPart, Takings
 from liveact_services.encoders import tensor
 from liveact_services.placement.pins import ReplicaGone
-from liveact_services.placement.rank_actors import RankActors
 from liveact_services.replica import pick_device
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from liveact_models.config import ModelConfig
     from liveact_models.session import SessionState
     from liveact_services.config import DenoiserConfig, ServiceConfig
+    from liveact_services.placement.rank_actors import RankActors
 
 
 @dataclass(eq=False)
@@ -56,19 +55,15 @@ class _Making:
 
 
 @dataclass(eq=False)
-class _Held:
-    """What a coordinator knows of a session without asking."""
-
-    spec: SessionSpec
+class _Held(Held):
     block: int = 0
-    guided: bool = False
     making: _Making | None = None
     committed: list[Any] | None = None
     """Each rank's answer to the last `commit`, yet to come."""
     last: Sequence[RankTime] = ()
 
 
-class StepRanks:
+class StepRanks(ActorRanks[_Held]):
     """A `RankGroup` whose every step has a rank and a lane of its own."""
 
     def __init__(
@@ -80,30 +75,15 @@ class StepRanks:
         end: Callable[[RankActors, str], None] | None = None,
     ) -> None:
         """Start the ranks in the placement group; `end` is what a failed rank comes to, see `RankActors`."""
-        # What the ranks sent lies in the object store, and is only read.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         self.lanes = stage.ranks
-        self._engine, self._model, self._sampling = stage.engine, model, config.sampling(model)
-        makes = [partial(StepRank, step, config, stage) for step in range(stage.ranks)]
-        self._ranks = RankActors(makes, group, stage.rank_timeout_s, REFUSALS, end)
-        self._held: dict[str, _Held] = {}
         self._numbers = count(1)
-        self._lock = threading.Lock()
-
-    @property
-    def pids(self) -> list[int]:
-        """The ranks' processes."""
-        return self._ranks.pids
+        makes = [partial(StepRank, step, config, stage) for step in range(stage.ranks)]
+        super().__init__(makes, config, stage, model, group, end)
 
     def open(self, spec: SessionSpec, conditions: Conditions) -> int:
         taken = self._ranks.call("open", spec, conditions)
-        self._hold(_Held(spec, guided=self._sampling.guided))
+        self._hold(_Held(spec, self._sampling.guided, self.lanes))
         return sum(taken)
-
-    def steps(self, session: str) -> int:
-        with self._lock:
-            self._find(session)
-        return self.lanes
 
     def begin(self, session: str, block: int, features: Features, text: np.ndarray | None) -> None:
         # Only sent: a rank that is at another session's step is waited for when it is this block's turn there, and what it
@@ -148,29 +128,9 @@ class StepRanks:
             held.making = None
             self._ranks.submit("give_up", session)
 
-    def memory_of(self, spec: SessionSpec) -> int:
-        """Bytes on the rank whose step has most caches."""
-        from liveact_models.memory import memory_bytes
-
-        with self._lock:
-            alike = [
-                h.guided for h in self._held.values() if (h.spec.width, h.spec.height) == (spec.width, spec.height)
-            ]
-        guided = self._sampling.guided or any(alike)
-        taken = [
-            memory_bytes(self._model, spec.width, spec.height, self._engine.cache_dtype, guided, step=step)
-            for step in range(self.lanes)
-        ]
-        # While a block is made there are the memory it reads and the one it writes.
-        return 2 * max(taken)
-
-    def room(self) -> float:
-        """Bytes on the rank that has fewest."""
-        return min(self._ranks.call("room"))
-
     def adopt(self, spec: SessionSpec, exported: bytes) -> int:
         block, guided = self._ranks.call("adopt_part", spec, exported)[0]
-        self._hold(_Held(spec, block, guided))
+        self._hold(_Held(spec, guided, self.lanes, block))
         return block
 
     def position(self, session: str) -> int:
@@ -180,23 +140,10 @@ class StepRanks:
             held.making = None
             return held.block
 
-    def export(self, session: str) -> bytes:
-        return self.snapshot(session)()
-
-    def snapshot(self, session: str) -> Callable[[], bytes]:
-        with self._lock:
-            # No commit comes between one rank's taking and another's.
-            taken = self._ranks.submit("take", session)
-        return partial(self._joined, self._ranks.submit("give", taken, aside=True))
-
     def close(self, session: str) -> None:
         with self._lock:
             self._held.pop(session, None)
             self._ranks.submit("close", session)
-
-    def stop(self) -> None:
-        """End the ranks."""
-        self._ranks.stop()
 
     def _commit(self, session: str, held: _Held, making: _Making) -> None:
         with self._lock:
@@ -205,20 +152,18 @@ class StepRanks:
             held.making, held.block = None, held.block + 1
             held.committed = self._ranks.submit("commit", session, making.number)
 
-    def _hold(self, held: _Held) -> None:
-        with self._lock:
-            self._held[held.spec.session] = held
+    def _most_memory(self, spec: SessionSpec, guided: bool) -> int:
+        from liveact_models.memory import memory_bytes
 
-    def _find(self, session: str) -> _Held:
-        held = self._held.get(session)
-        if held is None:
-            raise ReplicaGone(f"session {session} is not held here")
-        return held
+        return max(
+            memory_bytes(self._model, spec.width, spec.height, self._cache_dtype, guided, step=step)
+            for step in range(self.lanes)
+        )
 
-    def _joined(self, calls: list[Any]) -> bytes:
+    def _join(self, parts: list[SessionState]) -> SessionState:
         from liveact_models.session import SessionState
 
-        return SessionState.of_steps([part.state() for part in self._ranks.gather("give", calls)]).export()
+        return SessionState.of_steps(parts)
 
 
 @dataclass
