@@ -13,7 +13,7 @@ from torch import nn
 from liveact_models.checkpoint import open_checkpoint
 from liveact_models.config import ConfigError
 from liveact_models.denoiser import BlockDenoiser
-from liveact_models.engine import Engine, choose, load_transformer
+from liveact_models.engine import Engine, Precision, choose, empty_transformer, load_transformer
 from liveact_models.memory import cache_names, memory_bytes
 from liveact_models.parity import relative_error
 from liveact_models.parity.dit import GoldenSession
@@ -121,6 +121,17 @@ def test_a_calibration_is_read_beside_the_weights_and_refused_when_damaged_or_of
         path.write_text(json.dumps({**damaged, **change}))
         with pytest.raises(ConfigError, match="write it with liveact calibrate"):
             Calibration.read(tmp_path, config)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("where", ["shipped", "untrained"])
+def test_an_empty_transformer_has_the_types_and_sizes_of_a_loaded_one(where: str, precision: Precision) -> None:
+    checkpoint, engine = open_checkpoint(where, "tiny"), Engine(precision)
+    loaded, _ = load_transformer(checkpoint, engine, CPU)
+    empty = empty_transformer(checkpoint, engine)
+    told, found = ({name: (t.shape, t.dtype) for name, t in module.state_dict().items()} for module in (empty, loaded))
+    assert told == found
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
 
 
 def test_the_shipped_weights_are_calibrated_and_load_in_fp8() -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from hub_fixtures import COMMIT, HubState, hub_of
 from liveact_models.checkpoint import open_checkpoint
+from liveact_models.checkpoint.inspect import empty_module
 from liveact_models.checkpoint.layouts import shipped_folder
 from liveact_models.weights.convert import convert_fp8
 from liveact_models.weights.manifest import MANIFEST, Manifest
@@ -192,6 +193,18 @@ def test_doctor_names_a_tensor_that_does_not_fit(copy: Path) -> None:
     assert "liveact weights verify" in check.fix
 
 
+def test_a_need_counts_the_decoder_as_it_is_computed_and_nothing_twice() -> None:
+    config, checkpoint = load_config(), open_checkpoint("shipped", "tiny")
+    in_bf16 = load_config(vae_decoder={"precision": "bf16"})
+    vaes = {parts: empty_module(checkpoint, "vae", parts).state_dict() for parts in ("encode", "decode")}
+    held = {parts: sum(tensor.numel() for tensor in vae.values()) for parts, vae in vaes.items()}
+    beside = [fit.need_of(c, checkpoint, c.denoiser, False).beside for c in (config, in_bf16)]
+    assert beside[0] - beside[1] == 2 * held["decode"]
+    modules = [empty_module(checkpoint, name) for name in ("text_encoder", "image_encoder", "audio_encoder")]
+    rest = sum(tensor.numel() for module in modules for tensor in module.state_dict().values())
+    assert beside[0] == 4 * (rest + held["encode"] + held["decode"])
+
+
 @pytest.mark.slow
 def test_a_need_is_told_for_the_released_size_on_a_gpu_and_less_of_it_with_layers_on_the_host() -> None:
     config = load_config(preset="soulx-liveact-18b", checkpoint="untrained", dtype="bfloat16", denoiser={"num_gpus": 1})
@@ -204,6 +217,8 @@ def test_a_need_is_told_for_the_released_size_on_a_gpu_and_less_of_it_with_layer
     less = fit.need_of(config, checkpoint, half, True)
     assert less.transformer < need.transformer * 0.6
     assert less.offloaded + less.transformer > need.transformer
+    eight = config.denoiser.model_copy(update={"precision": "fp8"})
+    assert fit.need_of(config, checkpoint, eight, True).transformer < need.transformer * 0.52
     (told,) = fit.fit(config, checkpoint)
     assert told.found in ("warning", "failed", "ok")
     if not torch.cuda.is_available():

@@ -13,7 +13,7 @@ import torch
 from liveact_models.config import ConfigError
 from liveact_models.graphs import CudaCapture, use_graphs
 from liveact_models.precision import FP8, Calibration, choose_product, linears_of, to_fp8
-from liveact_models.precision.products import Product, ProductChoice
+from liveact_models.precision.products import PRODUCTS, Product, ProductChoice
 from liveact_models.transformer import AttentionChoice, choose_attention, use_attention
 
 if TYPE_CHECKING:
@@ -116,6 +116,21 @@ def load_transformer(
         use_graphs(transformer, CudaCapture())
     log.info("transformer: %s", choices.describe())
     return transformer, choices
+
+
+def empty_transformer(checkpoint: Checkpoint, engine: Engine) -> LiveActTransformer:
+    """What `load_transformer` makes of a checkpoint, every tensor of its type and without storage: to be counted.
+
+    Raises `ConfigError` for a damaged calibration.
+    """
+    from liveact_models.transformer import LiveActTransformer
+
+    with torch.device("meta"):
+        transformer = LiveActTransformer(checkpoint.config.transformer).to(engine.dtype)
+    if engine.precision == "fp8":
+        found = Calibration.read(checkpoint.folder, checkpoint.config) if checkpoint.trained else None
+        to_fp8(transformer, PRODUCTS["scaled-mm"], () if found is None else found.kept)
+    return transformer
 
 
 def _load_fp8(

@@ -48,12 +48,10 @@ def host_tensors(transformer: LiveActTransformer, count: int) -> set[str]:
     }  # fmt: skip
 
 
-def host_bytes(transformer: LiveActTransformer, count: int, itemsize: int) -> int:
-    """Bytes that offloading so many layers frees on the device, for matrices of that many bytes a value; from shapes alone."""
+def host_bytes(transformer: LiveActTransformer, count: int) -> int:
+    """Bytes that offloading so many layers frees on the device, before it is done; from shapes and types alone."""
     layers = transformer.layers
-    sizes = [
-        {n: t.numel() * itemsize for n, t in _matrices(layers[i]).items()} for i in offloaded_layers(len(layers), count)
-    ]
+    sizes = [{name: t.nbytes for name, t in _matrices(layers[i]).items()} for i in offloaded_layers(len(layers), count)]
     buffers = sum(size for name, size in sizes[0].items() if not name.startswith(_PROMPT)) * BUFFERS if sizes else 0
     return sum(sum(size.values()) for size in sizes) - buffers
 

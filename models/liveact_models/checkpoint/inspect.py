@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from liveact_models.checkpoint.errors import CheckpointError
 from liveact_models.checkpoint.layouts import MODULES, Checkpoint, UntrainedCheckpoint
 from liveact_models.checkpoint.stored import dtype_of, shape_of
 from liveact_models.checkpoint.weights import Misfit, misfits
+
+if TYPE_CHECKING:
+    from liveact_models.vae import Parts
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,17 @@ def inspect(checkpoint: Checkpoint) -> list[Inspection]:
     return [_inspect(checkpoint, name) for name in MODULES]
 
 
-def empty_module(checkpoint: Checkpoint, name: str) -> nn.Module:
-    """A module of the checkpoint's sizes without storage."""
+def empty_module(checkpoint: Checkpoint, name: str, parts: Parts = "both") -> nn.Module:
+    """A module of the checkpoint's sizes without storage. `parts`: of its VAE, as for `load_vae`."""
     from liveact_models.encoders import AudioEncoder, ImageEncoder, TextEncoder
     from liveact_models.transformer.model import LiveActTransformer
     from liveact_models.vae import build_vae
 
     config = checkpoint.config
+    decoding = checkpoint.small_decoder if parts == "decode" and checkpoint.small_decoder else checkpoint
     build: dict[str, Callable[[], nn.Module]] = {
         "transformer": lambda: LiveActTransformer(config.transformer),
-        "vae": lambda: build_vae(config.vae),
+        "vae": lambda: build_vae(decoding.config.vae, parts),
         "audio_encoder": lambda: AudioEncoder(config.audio_encoder),
         "text_encoder": lambda: TextEncoder(config.text_encoder, None),
         "image_encoder": lambda: ImageEncoder(config.image_encoder),

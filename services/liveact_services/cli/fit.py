@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from liveact_models.disk import GIB
 from liveact_services.cli.check import Check, Found
 
 if TYPE_CHECKING:
     from liveact_models.checkpoint import Checkpoint
-    from liveact_models.transformer.model import LiveActTransformer
+    from liveact_models.vae import Parts
     from liveact_services.config import DenoiserConfig, ServiceConfig
 
 PULL = "liveact weights pull soulx-liveact"
 FOLDER = "checkpoints/soulx-liveact"
 FLOAT32 = 4
-"""Bytes a value of every module but the transformer, which has the configured type."""
+"""Bytes a value of every module but the transformer and the decoder, which have the configured types."""
 
 
 def weights(config: ServiceConfig) -> Iterator[Check]:
@@ -107,42 +107,45 @@ def fit(config: ServiceConfig, checkpoint: Checkpoint) -> Iterator[Check]:
 
 def need_of(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig, on_gpu: bool) -> Need:
     """What the Denoiser of that pool takes, on each of its ranks, and who else is on its device."""
-
-    from liveact_models.checkpoint.inspect import empty_module
+    from liveact_models.engine import empty_transformer
     from liveact_models.memory import memory_bytes
     from liveact_models.offload import host_bytes, host_tensors
     from liveact_models.parallel import heads_of
 
-    model, dtype = checkpoint.config, stage.engine.dtype
-    transformer = cast("LiveActTransformer", empty_module(checkpoint, "transformer"))
+    model = checkpoint.config
+    transformer = empty_transformer(checkpoint, stage.engine)
     tensors = transformer.state_dict()
-    whole = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
-    freed = host_bytes(transformer, stage.offload_blocks, dtype.itemsize) if on_gpu and stage.offload_blocks else 0
-    held = sum(tensors[name].numel() for name in host_tensors(transformer, stage.offload_blocks)) * dtype.itemsize
+    freed = host_bytes(transformer, stage.offload_blocks) if on_gpu and stage.offload_blocks else 0
+    held = sum(tensors[name].nbytes for name in host_tensors(transformer, stage.offload_blocks))
     heads = max(len(part) for part in heads_of(model.transformer.num_heads, stage.ranks if stage.shares_steps else 1))
     (width, height), sampling = model.limits.default, config.sampling(model)
     steps = range(sampling.num_steps) if stage.parallel == "steps" else (None,)
     memory = max(
         memory_bytes(model, width, height, stage.engine.cache_dtype, sampling.guided, heads, step) for step in steps
     )
+    beside = 0 if on_gpu and stage.num_gpus >= 1 else _beside(config, checkpoint, on_gpu)
     # While a block is made there are the memory it reads and the one it writes.
-    return Need(whole - freed, held if freed else 0, 2 * memory, _beside(config, checkpoint, stage, on_gpu))
+    return Need(sum(t.nbytes for t in tensors.values()) - freed, held if freed else 0, 2 * memory, beside)
 
 
-def _beside(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig, on_gpu: bool) -> int:
+def _beside(config: ServiceConfig, checkpoint: Checkpoint, on_gpu: bool) -> int:
     """Weights of the stages that share the Denoiser's device: all of them on a host, on a GPU where a share of it is asked."""
     from liveact_models.checkpoint.inspect import empty_module
 
-    if on_gpu and stage.num_gpus >= 1:
-        return 0
-    modules = {
-        "conditioner": ("text_encoder", "image_encoder"), "audio_encoder": ("audio_encoder",), "vae_encoder": ("vae",),
-    }  # fmt: skip
-    there = [names for name, names in modules.items() if (getattr(config, name).num_gpus > 0) == on_gpu]
-    values = [
-        t.numel() for names in there for name in names for t in empty_module(checkpoint, name).state_dict().values()
-    ]
-    return sum(values) * FLOAT32
+    modules: dict[str, tuple[tuple[str, Parts], ...]] = {
+        "conditioner": (("text_encoder", "both"), ("image_encoder", "both")),
+        "audio_encoder": (("audio_encoder", "both"),),
+        "vae_encoder": (("vae", "encode"),),
+        "vae_decoder": (("vae", "decode"),),
+    }
+    there = [stage for stage in modules if (getattr(config, stage).num_gpus > 0) == on_gpu]
+    taken = 0
+    for stage in there:
+        itemsize = config.vae_decoder.engine.dtype.itemsize if stage == "vae_decoder" else FLOAT32
+        for name, parts in modules[stage]:
+            module = empty_module(checkpoint, name, parts)
+            taken += sum(tensor.numel() for tensor in module.state_dict().values()) * itemsize
+    return taken
 
 
 def _way_out(config: ServiceConfig, checkpoint: Checkpoint, stage: DenoiserConfig, has: int) -> str:
