@@ -207,7 +207,8 @@ def test_a_need_counts_the_decoder_as_it_is_computed_and_nothing_twice() -> None
 
 @pytest.mark.slow
 def test_a_need_is_told_for_the_released_size_on_a_gpu_and_less_of_it_with_layers_on_the_host() -> None:
-    config = load_config(preset="soulx-liveact-18b", checkpoint="untrained", dtype="bfloat16", denoiser={"num_gpus": 1})
+    bf16 = {"num_gpus": 1, "precision": "bf16"}
+    config = load_config(preset="soulx-liveact-18b", checkpoint="untrained", denoiser=bf16)
     checkpoint = open_checkpoint("untrained", "soulx-liveact-18b")
     need = fit.need_of(config, checkpoint, config.denoiser, True)
     assert 17e9 * 2 < need.transformer < 19e9 * 2
