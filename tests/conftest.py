@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from liveact_services.service import RunningService, start_service
 pytest.register_assert_rewrite("kube_fixtures", "session_fixtures", "store_fixtures", "tenant_fixtures")
 
 ROOT = Path(__file__).parent.parent
+# Replicas import the stages that tests deploy in the place of real ones.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
 EXAMPLES = ROOT / "examples"
 
 
@@ -46,6 +49,17 @@ def serving(config: ServiceConfig) -> Iterator[Service]:
         yield Service(running.address, running, config, time.monotonic() - began)
     finally:
         running.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests of the one service come last: it stays until the end, and beside it a process can start no other."""
+
+    def shares(item: pytest.Item) -> bool:
+        if not isinstance(item, pytest.Function) or item.get_closest_marker("slow") is None:
+            return False
+        return any(one.scope == "session" for one in item._fixtureinfo.name2fixturedefs.get("service", ())[-1:])
+
+    items.sort(key=shares)
 
 
 @pytest.fixture(autouse=True)

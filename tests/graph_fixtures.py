@@ -183,6 +183,11 @@ class ScriptedGraph:
             if stays_s is not None:
                 loop.call_later(stays_s, self._end, part, replica)
 
+    def ask_away(self, part: Part, session: str = "s") -> None:
+        """The replica that holds the session wants it to go elsewhere, and takes others still."""
+        if (replica := self.holder(part, session)) is not None:
+            replica.held(session).order.ask_away()
+
     # ---- the verbs ---------------------------------------------------------------------------------------------------------
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
@@ -325,19 +330,25 @@ class ScriptedGraph:
 
         return await at.serve(hand_over(), taken=True)
 
-    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> AsyncIterator[None]:
         at = self._find(part, replica)
 
-        async def hold() -> None:
-            order = at.held(spec.session).order
-            self.counts.held.append(replica)
-            try:
-                while not await order.closed(1.0):
-                    pass
-            finally:
-                self.counts.held.remove(replica)
+        async def order() -> BlockOrder:
+            return at.held(spec.session).order
 
-        await at.serve(hold())
+        async def asked_away(order: BlockOrder) -> bool:
+            while not await order.closed(1.0):
+                if order.asked_away():
+                    return True
+            return False
+
+        mine = await at.serve(order())
+        self.counts.held.append(replica)
+        try:
+            while await at.serve(asked_away(mine)):
+                yield None
+        finally:
+            self.counts.held.remove(replica)
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         at = self._find(part, replica)

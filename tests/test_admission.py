@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from liveact_models.timeline import block_seconds
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import SessionSpec
-from liveact_services.denoiser.admission import PATIENCE_S, Admission
+from liveact_services.denoiser.admission import PATIENCE_S, UNKNOWN, Admission
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.lengths import ENOUGH, Lengths
 from liveact_services.denoiser.offered import Admitted, OfferedLoad, fair_shares, jain, shared
@@ -144,7 +144,7 @@ def test_who_has_gone_makes_room() -> None:
 def test_a_replica_says_how_full_it_is_in_small_sessions_by_what_it_measured() -> None:
     replica = Replica(bound=0.85, most=64)
     assert replica.admission.filled == (0.0, 64.0), "nothing has come yet: counted"
-    assert replica.admission.unit == 1.0
+    assert replica.admission.unit == UNKNOWN
     large, small = replica.spec(side=1024), replica.spec()
     replica.costs.record(1024, 1024, 4 * BLOCK_S)
     replica.admission.admit(large)

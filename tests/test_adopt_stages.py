@@ -146,9 +146,10 @@ class Cluster:
     async def hand_over(self, part: Part, replica: str, spec: SessionSpec, attempt: int) -> Boundary:
         return await self._at(part, replica).hand_over(spec.session, attempt)
 
-    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
-        async for _ in self._at(part, replica).hold(spec.session):
-            pass
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> AsyncIterator[None]:
+        async for leave in self._at(part, replica).hold(spec.session):
+            if leave:
+                yield None
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         await self._at(part, replica).keep(spec.session)

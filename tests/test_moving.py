@@ -76,6 +76,26 @@ def test_both_replicas_that_leave_at_once_are_left_one_after_the_other(pacing: P
     assert run.graph.counts.opened == [DECODER, DENOISER]
 
 
+@pytest.mark.parametrize("pacing", list(Pacing))
+@pytest.mark.parametrize("block", [0, 2, 7])
+def test_a_session_that_is_asked_away_goes_to_another_replica_and_that_one_stays(pacing: Pacing, block: int) -> None:
+    run = moving(when(reached(block), lambda graph: graph.ask_away(DENOISER)), pacing)
+    assert_same(run, pacing)
+    (moved,) = run.moves
+    assert moved.parts == (DENOISER,)
+    assert moved.cause == "leaving"
+    assert run.graph.counts.opened == [DECODER, DENOISER], "it goes on from an export"
+    assert run.graph.counts.adopted == run.graph.counts.handed_over
+    assert len(run.graph.replicas[DENOISER]) == 2
+
+
+def test_a_session_that_is_asked_away_and_has_nowhere_to_go_stays() -> None:
+    run = moving(when(reached(2), lambda graph: graph.ask_away(DENOISER)), replicas=1)
+    assert_same(run, Pacing.FASTEST)
+    assert run.moves == []
+    assert [part for part, _ in run.graph.counts.handed_over] == [DENOISER], "it was asked once, and tried once"
+
+
 def test_what_was_made_before_the_boundary_is_shown_while_the_session_moves() -> None:
     """A Vault that takes four seconds: the block at the decoder comes all the same."""
     shown: list[float] = []

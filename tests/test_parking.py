@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from liveact_services import stateful
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Features, Pacing, SessionSpec
 from liveact_services.config import ServiceConfig
-from liveact_services.denoiser import deployment
+from liveact_services.denoiser import admission, deployment, gathering
 from liveact_services.denoiser.deployment import Denoiser
 from liveact_services.placement.pins import ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.deployment import Vault
@@ -193,6 +194,26 @@ async def test_a_session_is_held_by_one_call_and_by_none_of_a_gateway_that_has_d
     with pytest.raises(StopAsyncIteration):
         await asyncio.wait_for(last, 1)
     assert await replica.sessions() == ["s"], "another Gateway may come for it"
+
+
+async def test_a_replica_asks_small_sessions_away_by_the_calls_that_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "SETTLED_S", 0.0)
+    replica = denoiser(max_utilisation=0.5)
+    replica._turns.costs.record(128, 128, 0.4)
+    small = await opened(replica)
+    large = dataclasses.replace(small, session="large", width=256, height=128)
+    places = [small.size] * gathering.PLACES
+    beats = replica.hold("s")
+    assert await anext(beats) is False
+    asked = asyncio.create_task(anext(beats))
+    assert await replica.make_room(large, [small.size, 0.0, 0.0, 0.0]) is None, "too few places elsewhere"
+    assert await replica.make_room(dataclasses.replace(small, session="alike"), places) is None, "not for its like"
+    await asyncio.sleep(0.01)
+    assert not asked.done()
+    assert await replica.make_room(large, places) == admission.GATHERED_S
+    assert await asyncio.wait_for(asked, 1) is True
+    await replica.drain()
+    assert await replica.make_room(large, places) is None
 
 
 async def test_a_replica_is_held_until_the_session_is_closed() -> None:

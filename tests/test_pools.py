@@ -91,9 +91,9 @@ class Stage:
     ) -> None:
         self.asked.append(f"denoise {session}")
 
-    async def hold(self, session: str) -> AsyncIterator[None]:
+    async def hold(self, session: str) -> AsyncIterator[bool]:
         while f"close {session}" not in self.asked:
-            yield None
+            yield False
             await asyncio.sleep(0.01)
 
     async def close(self, session: str, attempt: int) -> None:

@@ -13,13 +13,14 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from conftest import Service
-from liveact_services.conductor.parts import NoPlace
+from liveact_services.conductor.parts import NoPlace, Part
 from liveact_services.gateway.serve_stages import _place
 from liveact_services.placement.autoscaling import ScalingRules
 from liveact_services.placement.draining import drain, running_replicas
 from liveact_services.placement.pins import Pin
 from liveact_services.placement.router import SessionRouter
 from liveact_services.placement.serve_policy import Role, autoscaling_config
+from stage_fixtures import session_spec
 
 CAPACITY = 2
 
@@ -61,7 +62,12 @@ class Fleet:
         self.application, self.handle = application, handle
 
     async def open(self, session: str) -> str:
-        return await _place(session, "", lambda key: self.handle.options(session_id=key).open.remote(session))
+        return await _place(
+            Part.DECODER,
+            session_spec(session=session),
+            "",
+            lambda key: self.handle.options(session_id=key).open.remote(session),
+        )
 
     async def open_at(self, session: str, replica: str) -> str:
         return await self.handle.options(session_id=str(Pin(session, replica))).open.remote(session)

@@ -10,6 +10,7 @@ from ray.serve.exceptions import RayServeException
 
 from liveact_models.blob import StateError
 from liveact_services.conductor.parts import ExportRefused, NoPlace, Part, PartLost
+from liveact_services.conductor.stages import Pacing
 from liveact_services.errors import ServiceError
 from liveact_services.gateway.serve_stages import _fenced, _losses, _place
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
@@ -92,7 +93,7 @@ async def test_a_place_is_looked_for_on_every_replica_but_the_one_to_avoid() -> 
             raise in_a_task(ReplicaFull(willing[0]))
         return "c"
 
-    spec = session_spec(session="s", width=512, height=256)
+    spec = session_spec(Pacing.REALTIME, session="s", width=512, height=256)
     assert await _place(Part.DENOISER, spec, "a", call) == "c"
     assert asked == ["s~2.62144!a", "s~2.62144!a!b"], "a million pixels a second"
     with pytest.raises(NoPlace):

@@ -148,7 +148,7 @@ def test_a_lost_node_costs_few_sessions_where_there_is_room_elsewhere() -> None:
 def test_every_session_is_served_refused_or_there_at_the_end(hardware: Hardware, moves: bool) -> None:
     workload = draw(Demand(5_000, hours=3), 2)
     rules = ScalingRules(max_replicas=40)
-    simulation = Simulation(workload, rules, hardware, Service(moves=moves), 3 * 3600, 1)
+    simulation = Simulation(workload, rules, hardware, Service(moves=moves, gathers=moves), 3 * 3600, 1)
     tally = simulation.run()
     before = int((workload.arrive_s < 0).sum())
     waiting = sum(session.began_s < 0 for session in simulation._sessions.values())
@@ -175,9 +175,9 @@ def day(moves: bool) -> dict[str, Any]:
 
 def test_the_policy_serves_a_day_with_little_more_than_the_oracle() -> None:
     figures = day(True)
-    assert figures["wait_p95_s"] <= 5
-    assert figures["refused_share"] < 0.03
-    assert 1 < figures["gpu_hours_ratio"] < 1.25
+    assert figures["wait_p95_s"] <= 10
+    assert figures["refused_share"] < 0.025
+    assert 1 < figures["gpu_hours_ratio"] < 1.15
     assert 0.7 < figures["utilisation"] < 1
     static = figures["gpu_hours_ratio"] * (100 * 2 * 24) / figures["gpu_hours"]
     assert figures["gpu_hours_ratio"] < 0.6 * static, "a fixed fleet of that size costs far more"

@@ -44,7 +44,7 @@ async function talk(server: string, portrait: string, wav: string, out: string):
       codec: VideoCodec.H264,
       pacing: Pacing.FASTEST,
       idlePolicy: IdlePolicy.HOLD,
-      prompt: "", width: 0, height: 0, fps: 0, seed: 1n,
+      prompt: "", consent: "", width: 0, height: 0, fps: 0, seed: 1n,
     },
   });
   const video: Uint8Array[] = [];

@@ -28,6 +28,7 @@ class BlockOrder:
         """Blocks of attempts before this one are given up even if it is their turn."""
         self._holder: object | None = None
         self._closed = False
+        self._asked_away = False
         self._moved = asyncio.Event()
 
     @asynccontextmanager
@@ -80,12 +81,22 @@ class BlockOrder:
         self._wake()
 
     async def closed(self, within_s: float) -> bool:
-        """Whether the session was closed; waits so long for it."""
+        """Whether the session was closed; waits so long for it, or until the session is asked away."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while not self._closed:
+                while not (self._closed or self._asked_away):
                     await self._moved.wait()
         return self._closed
+
+    def ask_away(self) -> None:
+        """Have whoever holds the session here look for another place for it."""
+        self._asked_away = True
+        self._wake()
+
+    def asked_away(self) -> bool:
+        """Whether that was asked since it was last looked at."""
+        asked, self._asked_away = self._asked_away, False
+        return asked
 
     async def idle(self) -> None:
         """Wait until nobody has the turn."""

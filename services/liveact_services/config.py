@@ -186,6 +186,8 @@ class SessionLimits(_Strict):
     max_duration_s: Annotated[float, Field(gt=0)] = 24 * 3600
     park_after_s: Annotated[float, Field(gt=0)] | None = None
     """A session that has made no block for this long gives its place on the Denoiser back until its next; none: never."""
+    make_room: bool = True
+    """Where no Denoiser has room for a session and several have some, smaller ones move so that it gets a place."""
     max_pending_voice_s: Annotated[float, Field(gt=0)] = 120
     """Voice received and not yet turned into video."""
     max_prompt_bytes: int = 4096

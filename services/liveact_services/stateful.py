@@ -157,18 +157,20 @@ class StatefulReplica(Replica, Stateful, Generic[K]):
         """A session that has no blocks to make is still wanted. Raises `ReplicaGone` for one not held here."""
         self._held(session)
 
-    async def hold(self, session: str) -> AsyncIterator[None]:
-        """Stay for this session: Serve does not stop a replica that has calls open.
+    async def hold(self, session: str) -> AsyncIterator[bool]:
+        """Stay for this session: Serve does not stop a replica that has calls open. True comes when the session is to leave.
 
         Ends when the session is closed here, when another call holds it, and when nobody has asked for it for long: Serve does
         not end the calls of a caller that has died. Raises `ReplicaGone` for a session not held here.
         """
         order = self._held(session).order
         mine = order.held_by = object()
-        yield None
+        yield False
         while order.held_by is mine and time.monotonic() - order.last_used < UNASKED_S:
             if await order.closed(LOOK_S):
                 return
+            if order.asked_away():
+                yield True
 
     async def protect(self, session: str, attempt: int) -> None:
         """Export the session soon, whichever boundary comes: the Vault has lost it. Raises `ReplicaGone` and `Superseded`."""

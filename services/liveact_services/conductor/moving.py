@@ -63,6 +63,8 @@ class MovingStages(ResilientStages):
         """Those of which that call broke."""
         self._again: dict[Part, tuple[float, float]] = {}
         """Of parts that found no place to go to: when they try again, and how long they then wait."""
+        self._asked_away: dict[Part, str] = {}
+        """Replicas of parts that want the session to leave, for another to have its place."""
         self._delivered, self._stirred = asyncio.Event(), asyncio.Event()
 
     @property
@@ -152,7 +154,9 @@ class MovingStages(ResilientStages):
             return
         for part, replica in list(self._held.items()):
             due, _ = self._again.get(part, (0.0, 0.0))
-            if self._graph.leaving(part, replica) and self._now() >= due:
+            # Asked once: where there is no other place the session stays, and whoever asked has to wait.
+            asked = self._asked_away.pop(part, None) == replica
+            if asked or (self._graph.leaving(part, replica) and self._now() >= due):
                 await self._leave(part, replica)
         if self._suspect:
             self._suspect.clear()
@@ -165,7 +169,9 @@ class MovingStages(ResilientStages):
     async def _hold(self, part: Part, replica: str) -> None:
         """An open call for as long as the part is there: its replica stays for it, and its end tells of the replica's."""
         with suppress(PartLost):
-            await self._graph.hold(part, replica, self._agreed)
+            async for _ in self._graph.hold(part, replica, self._agreed):
+                self._asked_away[part] = replica
+                self._stirred.set()
         if self._held.get(part) == replica:
             self._suspect[part] = replica
             self._stirred.set()

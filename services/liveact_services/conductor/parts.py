@@ -113,8 +113,11 @@ class Graph(Protocol):
         Calls of earlier attempts for later blocks are sent away. The replica goes on holding the part until it is closed.
         """
 
-    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
-        """Have the replica stay for the session, until it is closed there. Raises `PartLost` as soon as it goes."""
+    def hold(self, part: Part, replica: str, spec: SessionSpec) -> AsyncIterator[None]:
+        """Have the replica stay for the session, until it is closed there. An item comes whenever the replica wants it to leave.
+
+        Iterating raises `PartLost` as soon as the replica goes.
+        """
 
     async def keep(self, part: Part, replica: str, spec: SessionSpec) -> None:
         """Have the replica go on holding a session that has no blocks to make."""

@@ -41,6 +41,10 @@ class Idle(StrEnum):
     LOOP = "loop"
 
 
+BACKGROUND = 1e-3
+"""The size of a session that takes what time is left: a place and memory. Not none: a full replica has no room for it."""
+
+
 @dataclass(frozen=True)
 class SessionSpec:
     """What was agreed for one session; fixed for its life."""
@@ -72,8 +76,8 @@ class SessionSpec:
 
     @property
     def size(self) -> float:
-        """How much it asks of a Denoiser, roughly: a million pixels a second."""
-        return self.width * self.height * self.fps / 1e6
+        """How much it asks of a Denoiser, roughly: a million pixels a second; of one in the background next to nothing."""
+        return BACKGROUND if self.pacing is Pacing.FASTEST else self.width * self.height * self.fps / 1e6
 
     @property
     def watermark(self) -> str:

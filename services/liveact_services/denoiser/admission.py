@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,6 +28,7 @@ from liveact_services.denoiser import futures
 from liveact_services.denoiser.askers import Askers
 from liveact_services.denoiser.costs import BlockCosts
 from liveact_services.denoiser.futures import FUTURES, Awaited, Going
+from liveact_services.denoiser.gathering import Settled, who_leaves
 from liveact_services.denoiser.lengths import Lengths, Outlook
 from liveact_services.denoiser.room import Demand, Room
 
@@ -44,8 +45,14 @@ EARLY_S = 0.1
 """By how much somebody may come back early."""
 FRESH = 0.1
 """Share of a time told for which the answer is not worked out anew."""
+UNKNOWN = 1e6
+"""The size of a small session where none has taken time yet: there is room for any."""
+GATHERED_S = 5.0
+"""In how long sessions that make room have left: a block's end, an export and an adoption."""
+SETTLED_S = 60.0
+"""How long a session is here before it may be asked to leave: none is sent from one replica to the next."""
 LATELY = 16
-"""Sessions admitted last, which say how small sessions may be."""
+"""Sessions admitted last that take time, which say how small sessions may be."""
 
 
 class Refusal:
@@ -64,6 +71,7 @@ class Refusal:
 class _Admitted:
     spec: SessionSpec
     since: float
+    came_at: float
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Admission:
         self._sum, self._due, self._summed_at = Demand(0.0, 0.0), 0, -1
         """What those held take together, how many of them take time, and after how many measured blocks that was."""
         self._lately: deque[SessionSpec] = deque(maxlen=LATELY)
+        self._leaving: dict[str, float] = {}
+        """Sessions held that make room, and by when they will have left."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -140,7 +150,7 @@ class Admission:
     def unit(self) -> float:
         """The size of such a session (`SessionSpec.size`)."""
         smallest = self._smallest
-        return 1.0 if smallest is None else smallest.size
+        return UNKNOWN if smallest is None else smallest.size
 
     @property
     def _smallest(self) -> SessionSpec | None:
@@ -178,8 +188,9 @@ class Admission:
         if (mine := self._expected(spec)) is not None:
             self._line.remove(mine)
         self._changed()
-        self._held[spec.session] = _Admitted(spec, self._now() - age_s)
-        self._lately.append(spec)
+        self._held[spec.session] = _Admitted(spec, self._now() - age_s, self._now())
+        if spec.pacing is not Pacing.FASTEST:
+            self._lately.append(spec)
 
     def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """The session was refused, and told to come back here in so many seconds."""
@@ -194,9 +205,36 @@ class Admission:
         else:
             self._told.append((self._now() + PATIENCE_S, spec))
 
+    def make_room(self, spec: SessionSpec, elsewhere: Iterable[float], memory: float = float("inf")) -> list[str]:
+        """Sessions that are to leave, so that this one, which was refused, has a place here in `GATHERED_S`; it is then expected.
+
+        They are smaller than it, and have been here a while. None where that does not make the room, or where they would not find
+        their places among the pieces of room that are `elsewhere`, in sizes (`SessionSpec.size`).
+        """
+        now, wanted, self._memory = self._now(), self._demand(spec), memory
+        room = self._room(memory)
+        mine = self._expected(spec)
+        for expected in self._line:
+            if expected is not mine:
+                room.take(self._demand(expected.spec))
+        self._leaving = {session: by for session, by in self._leaving.items() if by + GRACE_S >= now}
+        for session in self._leaving:
+            room.give(self._demand(self._held[session].spec))
+        settled = {
+            session: Settled(self._demand(held.spec), held.spec.size)
+            for session, held in self._held.items()
+            if session not in self._leaving and now - held.came_at >= SETTLED_S and held.spec.size < spec.size
+        }
+        leave = who_leaves(room, wanted, settled, elsewhere)
+        if leave:
+            self._leaving |= dict.fromkeys(leave, now + GATHERED_S)
+            self.expect(spec, GATHERED_S)
+        return leave
+
     def release(self, session: str, ended: bool = True) -> None:
         """The session is held no more; `ended`: not because it goes on elsewhere. An unknown one is no error."""
         self._changed()
+        self._leaving.pop(session, None)
         admitted = self._held.pop(session, None)
         if admitted is not None and ended:
             self._lengths.record(admitted.spec.tenant, self._now() - admitted.since)
@@ -224,10 +262,13 @@ class Admission:
 
     def _going(self, outlook: Outlook) -> list[Going]:
         now = self._now()
-        return [
-            Going(outlook.remaining(admitted.spec.tenant, now - admitted.since), self._demand(admitted.spec))
-            for admitted in self._held.values()
-        ]
+        going = []
+        for session, admitted in self._held.items():
+            remaining = outlook.remaining(admitted.spec.tenant, now - admitted.since)
+            if (by := self._leaving.get(session, -math.inf)) + GRACE_S >= now:
+                remaining = [min(seconds, max(0.0, by - now)) for seconds in remaining]
+            going.append(Going(remaining, self._demand(admitted.spec)))
+        return going
 
     def _awaited(self, line: list[_Expected], outlook: Outlook) -> list[Awaited]:
         now = self._now()

@@ -14,7 +14,7 @@ import numpy as np
 from liveact_services.block_order import BlockOrder
 from liveact_services.conductor.parts import Part
 from liveact_services.conductor.stages import Boundary, Denoised, Features, SessionSpec
-from liveact_services.denoiser.admission import Admission
+from liveact_services.denoiser.admission import GATHERED_S, Admission
 from liveact_services.denoiser.rank import Conditions, RankGroup
 from liveact_services.denoiser.rank_group import start_ranks
 from liveact_services.denoiser.turns import Turns
@@ -125,6 +125,20 @@ class Denoiser(StatefulReplica[_Held]):
     async def expect(self, spec: SessionSpec, retry_after_s: float) -> None:
         """A session that was refused has been told to come back here: whoever is refused next is told to come after it."""
         self._admission.expect(spec, retry_after_s)
+
+    async def make_room(self, spec: SessionSpec, elsewhere: list[float]) -> float | None:
+        """Have sessions leave for one that was refused; the seconds until it has a place, or None where that cannot be done.
+
+        They are asked to by the calls that hold them. `elsewhere`: pieces of room that other replicas have, in sizes.
+        """
+        if self._draining:
+            return None
+        room = await self.compute.run(self._ranks.room)
+        leave = self._admission.make_room(spec, elsewhere, room)
+        for session in leave:
+            self._sessions[session].order.ask_away()
+            log.info("leaves, to make room for %s", spec.session, extra={"session_id": session})
+        return GATHERED_S if leave else None
 
     async def denoise(
         self,

@@ -19,6 +19,7 @@ from liveact_services.conductor.succession import SucceedingStages
 from liveact_services.errors import fail
 from liveact_services.observability.tracing import TRACING
 from liveact_services.placement.departing import BOARD, key
+from liveact_services.placement.gathering import GATHER_FROM_S, makers
 from liveact_services.placement.pins import ASK_AGAIN_S, NoReplica, Pin, ReplicaFull, ReplicaGone, Superseded
 from liveact_services.vault.shelf import ExportMissing
 
@@ -56,16 +57,18 @@ def serve_stages(
 ) -> SucceedingStages:
     """A session's way through the graph, for the owner whose attempts begin with that one."""
     patience = Patience(limits.stage_timeout_s, limits.failover_timeout_s)
+    graph = ServeGraph(handles, limits.make_room)
     return SucceedingStages(
-        ServeGraph(handles), patience, limits.export_blocks, limits.park_after_s, attempt=attempt, make_sure=make_sure
+        graph, patience, limits.export_blocks, limits.park_after_s, attempt=attempt, make_sure=make_sure
     )
 
 
 class ServeGraph:
     """The `Graph` of a cluster. References are passed on, never awaited here: the bytes skip the Gateway."""
 
-    def __init__(self, handles: StageHandles) -> None:
-        self._handles = handles
+    def __init__(self, handles: StageHandles, make_room: bool = True) -> None:
+        """`make_room`: whether sessions may be asked to leave a replica for one that finds no place."""
+        self._handles, self._make_room = handles, make_room
 
     async def open(self, part: Part, spec: SessionSpec, portrait: np.ndarray, attempt: int, avoid: str) -> str:
         """Place the part anew; gives the replica's id. Raises `NoPlace` and `PartLost`."""
@@ -85,7 +88,7 @@ class ServeGraph:
             except NoRoom as full:
                 # A session that lost its replica asks again by itself, and soon: only a client is told a time.
                 if is_first(attempt) and part is Part.DENOISER:
-                    await self._promise(spec, full)
+                    raise await self._told(spec, full) from None
                 raise
 
     async def adopt(
@@ -145,13 +148,14 @@ class ServeGraph:
         with TRACING.span("hand_over", spec.trace, part=part.value), _fenced(), _losses():
             return await self._pinned(part, replica, spec).hand_over.remote(spec.session, attempt)
 
-    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> None:
-        """Have the replica stay for the session. Raises `PartLost`."""
+    async def hold(self, part: Part, replica: str, spec: SessionSpec) -> AsyncIterator[None]:
+        """Have the replica stay for the session; an item when it wants it to leave. Iterating raises `PartLost`."""
         beats = self._pinned(part, replica, spec).options(stream=True).hold.remote(spec.session)
         try:
             with _losses():
-                async for _ in beats:
-                    pass
+                async for leave in beats:
+                    if leave:
+                        yield None
         finally:
             beats.cancel()
 
@@ -175,11 +179,20 @@ class ServeGraph:
         with _losses():
             await self._vault(session).forget.remote(session, attempt)
 
-    async def _promise(self, spec: SessionSpec, full: NoRoom) -> None:
-        """Tell the replica that has room first that the client is told so."""
+    async def _told(self, spec: SessionSpec, full: NoRoom) -> NoRoom:
+        """What the client is told, and a replica knows that it is: of room that is made for it, or of the first there will be."""
+        if self._make_room and not (full.first and full.retry_after_s <= GATHER_FROM_S):
+            handle = self._handle(Part.DENOISER, spec)
+            heard = BOARD.listing(key(handle.app_name, handle.deployment_name)).free
+            for replica, elsewhere in makers(spec.size, heard):
+                with suppress(PartLost), _losses():
+                    wait = await self._pinned(Part.DENOISER, replica, spec).make_room.remote(spec, elsewhere)
+                    if wait is not None:
+                        return NoRoom({replica: wait})
         if full.first:
             with suppress(PartLost), _losses():
                 await self._pinned(Part.DENOISER, full.first, spec).expect.remote(spec, full.retry_after_s)
+        return full
 
     def _handle(self, part: Part, spec: SessionSpec) -> DeploymentHandle:
         return self._handles.denoisers[spec.pool] if part is Part.DENOISER else self._handles.vae_decoder

@@ -23,7 +23,7 @@ class ScalingRules(BaseModel):
     max_replicas: Annotated[int, Field(ge=1)]
     sessions_per_replica: Annotated[float, Field(gt=0)] | None = None
     """What one replica carries. The Denoiser and the VaeDecoder know it themselves; the other stages must be told."""
-    head_room: Annotated[float, Field(ge=0, le=4)] = 0.1
+    head_room: Annotated[float, Field(ge=0, le=4)] = 0.075
     """Room kept free beyond what is held, waits and is due, as a share of it."""
     up_after_s: Annotated[float, Field(ge=0)] = 0.0
     """How long more replicas must be wanted before they are started."""

@@ -26,6 +26,8 @@ class Listing:
     """Those that were on it, and are not known to be dead."""
     room: float = 0.0
     """Small sessions that those which serve and do not drain may take besides what they hold, as far as they have said."""
+    free: tuple[tuple[str, float], ...] = ()
+    """Those of them with most room that hold something, and how much, as `Pin.size` counts it."""
 
 
 def key(application: str, deployment: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import zlib
 from collections.abc import Iterator
@@ -127,6 +128,22 @@ class Fleet:
             if replica is not None and replica not in pin.refused and not self._views[replica].draining:
                 return replica
         return None
+
+    def roomiest(self, count: int) -> list[tuple[str, float]]:
+        """Of the replicas that hold something and are not drained, so many with most room, and how much, most first."""
+        found: list[tuple[str, float]] = []
+        # The best below a node are no better than it: nodes are opened in the order of what they promise.
+        nodes = [(-self._free[1], 1)]
+        while nodes and len(found) < count:
+            free, node = heapq.heappop(nodes)
+            if free == -_CLOSED:
+                break
+            if node < self._size:
+                for child in (2 * node, 2 * node + 1):
+                    heapq.heappush(nodes, (-self._free[child], child))
+            elif free != -math.inf and (replica := self._ids[node - self._size]) is not None:
+                found.append((replica, -free))
+        return found
 
     def newest_first(self) -> Iterator[ReplicaView]:
         """Every replica, the newest in front; the fleet may be updated meanwhile, and nothing added or removed."""

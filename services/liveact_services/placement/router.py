@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Iterable
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
@@ -17,6 +18,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from liveact_services.placement import departing
 from liveact_services.placement.choose import ReplicaView, choose
+from liveact_services.placement.gathering import MAKERS, PIECES
 from liveact_services.placement.pins import NoReplica, Pin, ReplicaGone
 
 if TYPE_CHECKING:
@@ -43,9 +45,12 @@ class _Telling(RequestRouter):
         listed = [replica for replica in self._replicas.values() if replica.replica_id not in away]
         drain = [replica for replica in listed if (replica.routing_stats or {}).get("draining")]
         room = sum(_room(replica) for replica in listed if replica not in drain)
+        views = [_view(replica, False) for replica in listed]
+        free = nlargest(MAKERS + PIECES, ((v.free, v.id) for v in views if not v.draining and 0 < v.free < math.inf))
         listing = departing.Listing(
-            _ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away), room
-        )
+            _ids(r.replica_id for r in listed), _ids(r.replica_id for r in drain), _ids(away), room,
+            tuple((replica, size) for size, replica in free),
+        )  # fmt: skip
         departing.BOARD.tell(departing.key(self._deployment_id.app_name, self._deployment_id.name), listing)
 
 

@@ -38,3 +38,7 @@ class SimulatedDenoiser:
             self.admission.admit(spec, age_s)
             self._costs.record(spec.width, spec.height, self._device.block_s(spec, self._random))
         return refusal
+
+    def make_room(self, spec: SessionSpec, elsewhere: list[float]) -> list[str]:
+        """The sessions that leave for one that was refused."""
+        return [] if self.draining else self.admission.make_room(spec, elsewhere)

@@ -30,13 +30,14 @@ class Scenario:
     """A day; none: as many as the fleet is made for."""
     hours: float = 24.0
     seed: int = 1
-    head_room: float = 0.1
+    head_room: float = 0.075
     moves: bool = True
+    gathers: bool = True
 
     def run(self) -> dict[str, Any]:
         """The day's figures: the same for the same scenario, on any machine."""
         demand = Demand(self.sessions or SESSIONS_A_REPLICA * self.replicas, hours=self.hours)
-        hardware, service = Hardware(), Service(moves=self.moves)
+        hardware, service = Hardware(), Service(moves=self.moves, gathers=self.gathers)
         workload = draw(demand, self.seed)
         tally = Simulation(workload, self.rules, hardware, service, demand.until_s, self.seed).run()
         return {

@@ -29,6 +29,8 @@ class Service:
     block_s: float = 1.6
     """A session moves at a block's end, and `transfer_s` later it is there."""
     transfer_s: float = 0.3
+    gathers: bool = True
+    """Whether replicas make room for sessions that find none; `sessions.make_room`."""
     moves: bool = True
     """Whether surplus replicas are drained by moving their sessions; otherwise they wait for them to end."""
 

@@ -15,14 +15,15 @@ from itertools import takewhile
 from typing import Any
 
 from liveact_models.timeline import block_seconds
-from liveact_services.denoiser.admission import Refusal
+from liveact_services.denoiser.admission import GATHERED_S, Refusal
 from liveact_services.denoiser.simulation import simulated_spec
 from liveact_services.placement.autoscaling import Observation, ScalingRules, ScalingState, carried, decide
 from liveact_services.placement.choose import ReplicaView
 from liveact_services.placement.fleet import Fleet
+from liveact_services.placement.gathering import GATHER_FROM_S, MAKERS, PIECES, makers
 from liveact_services.placement.pins import NoReplica, Pin
 from liveact_services.simulate.machines import Hardware, Machines, Node
-from liveact_services.simulate.replica import SimulatedDenoiser
+from liveact_services.simulate.replica import REFUSED, SimulatedDenoiser
 from liveact_services.simulate.report import Tally
 from liveact_services.simulate.service import Service, Session
 from liveact_services.simulate.workload import Workload
@@ -150,9 +151,9 @@ class Simulation:
             # Right, too, where it is told to come back before a fifth of the time has passed again.
             self.tally.came_back(session, session.replica >= 0 or 0 <= session.told_s <= LATE * told)
 
-    def _find(self, session: Session) -> tuple[int | None, float]:
+    def _find(self, session: Session, avoid: int | None = None) -> tuple[int | None, float]:
         """As the Gateway does: ask one replica after the other. The one that took it; else the seconds it is told to wait."""
-        refused: dict[str, Refusal] = {}
+        refused: dict[str, Refusal] = {} if avoid is None else {_name(avoid): REFUSED}
         while True:
             try:
                 name = self._fleet.choose(Pin(session.name, None, tuple(refused), session.spec.size))
@@ -166,9 +167,11 @@ class Simulation:
         # Only a client is told a time: a session that lost its replica asks again by itself, and soon.
         times = {} if session.began_s >= 0 else {name: refusal.retry_after_s for name, refusal in refused.items()}
         known = [(time, name) for name, time in times.items() if time is not None]
+        soonest, first = min(known, default=(math.inf, ""))
+        if self._service.gathers and session.began_s < 0 and soonest > GATHER_FROM_S and self._gather(session):
+            return None, GATHERED_S
         if not known:
             return None, math.inf
-        soonest, first = min(known)
         self._replicas[int(first)].admission.expect(session.spec, soonest)
         return None, soonest
 
@@ -223,9 +226,33 @@ class Simulation:
         if other is None:
             self._at(self._now + self._service.retry_s, self._move, moving)
             return
+        self._go_over(session, other)
+
+    def _gather(self, session: Session) -> bool:
+        """Have a replica make room for it, as the Gateway does; whether one does."""
+        for replica, elsewhere in makers(session.spec.size, self._fleet.roomiest(MAKERS + PIECES)):
+            if leave := self._replicas[int(replica)].make_room(session.spec, elsewhere):
+                for other in leave:
+                    self._at(self._at_block_end(), self._step_aside, (self._sessions[other], int(replica)))
+                return True
+        return False
+
+    def _step_aside(self, leaving: tuple[Session, int]) -> None:
+        """From a replica that makes room to another, at the end of a block; without a place it stays."""
+        session, replica = leaving
+        if session.replica != replica or session.name not in self._sessions:
+            return
+        other, _ = self._find(session, avoid=replica)
+        if other is not None:
+            self._go_over(session, other)
+
+    def _go_over(self, session: Session, other: int) -> None:
         self._leave(session, ended=False)
         self._settle(session, other)
         self.tally.moved(self._now)
+
+    def _at_block_end(self) -> float:
+        return self._now + self._random.random() * self._service.block_s + self._service.transfer_s
 
     # ---- replicas ----------------------------------------------------------------------------------------------------------
 
@@ -281,8 +308,7 @@ class Simulation:
     def _drain(self, replica: int) -> None:
         self._mark(replica, True)
         for name in self._replicas[replica].admission.sessions:
-            at = self._now + self._random.random() * self._service.block_s + self._service.transfer_s
-            self._at(at, self._move, (self._sessions[name], replica))
+            self._at(self._at_block_end(), self._move, (self._sessions[name], replica))
 
     # ---- nodes -------------------------------------------------------------------------------------------------------------
 

@@ -26,9 +26,14 @@ def simulate(
     sessions: Annotated[int | None, typer.Option(help="Sessions a day. Default: 100 for each replica.", min=1)] = None,
     hours: Annotated[float, typer.Option(help="How long is simulated.", min=0.5, max=240)] = 24.0,
     seed: options.Seed = 1,
-    head_room: Annotated[float, typer.Option(help="Room kept free, as a share of what is taken.", min=0, max=4)] = 0.1,
+    head_room: Annotated[
+        float, typer.Option(help="Room kept free, as a share of what is taken.", min=0, max=4)
+    ] = 0.075,
     moves: Annotated[
         bool, typer.Option("--moves/--no-moves", help="Whether sessions move off replicas that are too many.")
+    ] = True,
+    gathers: Annotated[
+        bool, typer.Option("--gathers/--no-gathers", help="Whether small sessions move so that a large one finds room.")
     ] = True,
     quick: Annotated[bool, typer.Option("--quick", help="One fleet of 100, 3 hours: a second.")] = False,
     json: options.Json = False,
@@ -48,7 +53,7 @@ def simulate(
     for size in sizes:
         began = time.process_time()
         note(f"{size} replicas, {hours:g} h")
-        figures = Scenario(size, sessions, hours, seed, head_room, moves).run()
+        figures = Scenario(size, sessions, hours, seed, head_room, moves, gathers).run()
         cpu_s = round(time.process_time() - began, 1)
         fleets.append({**figures, "decision": {**decision_cost(size), "simulated_cpu_s": cpu_s}})
     output = Output(json)
@@ -56,7 +61,7 @@ def simulate(
     output.result(
         {
             "fleets": fleets, "hours": hours, "seed": seed, "head_room": head_room, "moves": moves,
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"), "hardware": hardware(),
+            "gathers": gathers, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "hardware": hardware(),
         }
     )  # fmt: skip
 
