@@ -184,6 +184,18 @@ def test_newcomers_and_their_likes_are_not_asked_to_leave() -> None:
     assert not set(first) & set(second), "what leaves for one makes no room for another"
 
 
+def test_a_tenant_is_made_no_more_room_than_its_share_while_others_ask() -> None:
+    replica = Replica()
+    replica.fill()
+    replica.wall.now += SETTLED_S
+    replica.past("t", [20.0] * 20)
+    for tenant in ("greedy", "modest"):
+        replica.refused(tenant)
+    assert replica.admission.make_room(replica.spec("greedy", side=724), ROOM * 4) == [], "it stands in line already"
+    fresh = replica.spec("fresh", side=724)
+    assert replica.admission.make_room(fresh, ROOM * 8)
+
+
 # ---- what the Gateway tells
 
 

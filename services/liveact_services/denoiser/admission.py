@@ -208,12 +208,15 @@ class Admission:
     def make_room(self, spec: SessionSpec, elsewhere: Iterable[float], memory: float = float("inf")) -> list[str]:
         """Sessions that are to leave, so that this one, which was refused, has a place here in `GATHERED_S`; it is then expected.
 
-        They are smaller than it, and have been here a while. None where that does not make the room, or where they would not find
-        their places among the pieces of room that are `elsewhere`, in sizes (`SessionSpec.size`).
+        They are smaller than it, and have been here a while. None where that does not make the room, where they would not find
+        their places among the pieces of room that are `elsewhere`, in sizes (`SessionSpec.size`), or where its tenant has been
+        promised its share.
         """
         now, wanted, self._memory = self._now(), self._demand(spec), memory
         room = self._room(memory)
         mine = self._expected(spec)
+        if mine is None and not self._may_stand(spec, wanted):
+            return []
         for expected in self._line:
             if expected is not mine:
                 room.take(self._demand(expected.spec))
